@@ -1,0 +1,1 @@
+"""Backend Katas: programs judged over their sockets, by facts."""

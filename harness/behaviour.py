@@ -1,0 +1,111 @@
+"""How behaviours are written: a test function with a sentence, a stage, points, a source, and hints.
+
+    @behaviour(stage=1, points=2, source=Source("NATS protocol, PING/PONG", "https://..."))
+    @hints("Ask who waits.", "Only append.", "Remove every `await drain()`.")
+    def test_greets(broker):
+        \"\"\"INFO arrives before the client sends anything.\"\"\"
+
+The docstring is the promise: it is what the learner reads, and it stands once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+STAGES = {1: "basics", 2: "edges", 3: "concurrency", 4: "faults", 5: "scale"}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a rule is written down: a name for people and, where there is one, an address."""
+
+    text: str
+    url: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def rfc(number: int, section: str, title: str) -> Source:
+    """A section of an RFC, by number and title."""
+    return Source(
+        f"RFC {number} §{section} {title}",
+        f"https://www.rfc-editor.org/rfc/rfc{number}#section-{section}",
+    )
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What is known of one behaviour before it is tried."""
+
+    id: str
+    sentence: str
+    stage: int
+    points: int
+    source: Source
+    needs: tuple[str, ...] = ()
+    hidden: bool = False
+    alone: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    hints: tuple[str, ...] = ()
+
+
+def behaviour(
+    *,
+    stage: int,
+    source: Source,
+    points: int | None = None,
+    needs: tuple[str, ...] | str = (),
+    hidden: bool = False,
+    alone: bool = False,
+    **environment: object,
+) -> Callable[[F], F]:
+    """Declare a test function a behaviour.
+
+    `points` default to the stage's number. `needs` names behaviours without which this one says nothing new.
+    `alone` gives it a solution process of its own: it restarts, kills or exhausts it. Capital keywords are the
+    settings it wants (`MAX_PAYLOAD=1024`); behaviours with equal settings share a process.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage must be one of {sorted(STAGES)}, not {stage}")
+    if wrong := [key for key in environment if not key.isupper()]:
+        raise TypeError(
+            f"behaviour() does not know {', '.join(wrong)}; settings are written in capitals"
+        )
+
+    def declare(function: F) -> F:
+        promise = inspect.cleandoc(function.__doc__ or "")
+        if not promise:
+            raise ValueError(
+                f"{function.__name__} has no docstring; it is the sentence the learner reads"
+            )
+        function.behaviour = Behaviour(  # type: ignore[attr-defined]
+            id=function.__name__.removeprefix("test_"),
+            sentence=" ".join(promise.split("\n\n")[0].split()),
+            stage=stage,
+            points=stage if points is None else points,
+            source=source,
+            needs=(needs,) if isinstance(needs, str) else tuple(needs),
+            hidden=hidden,
+            alone=alone,
+            environment={key: str(value) for key, value in environment.items()},
+            hints=getattr(function, "hints", ()),
+        )
+        return function
+
+    return declare
+
+
+def hints(*sentences: str) -> Callable[[F], F]:
+    """Hints of rising frankness; stands below `@behaviour`."""
+
+    def attach(function: F) -> F:
+        function.hints = sentences  # type: ignore[attr-defined]
+        return function
+
+    return attach

@@ -1,0 +1,163 @@
+"""Behaviours as pytest items: a `kata.toml` takes the place of a test module, whose body is the kata's behaviours.
+
+Items of the learner's solution are `katas/pubsub/kata.toml::test_wildcards`; those of mutants carry the mutant's
+name between, and there is one for each pair of a mutant and a behaviour that is meant to catch it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from harness import kata as katas
+from harness import subjects
+from harness.behaviour import Behaviour
+from harness.kata import Kata
+from harness.subjects import Mutant, Subject
+from harness.verdicts import Unusable
+
+
+class KataModule(pytest.Module):
+    """The behaviours of one kata, met by one subject."""
+
+    kata: Kata
+    subject: Subject
+
+    def _getobj(self) -> ModuleType:
+        return behaviours_of(self.kata)
+
+    @property
+    def peers(self) -> list[type]:
+        return list(getattr(self.obj, "PEERS", []))
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        items = list(super().collect())
+        for item in items:
+            item.behaviour = _behaviour(item)  # type: ignore[union-attr]
+        if self.subject.mutant:
+            return _meant_to_catch(self.subject.mutant, items)
+        return items
+
+
+class SolutionFile(KataModule):
+    """A `kata.toml` when a single program is the subject."""
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        try:
+            self.kata = katas.read(self.path)
+            self.subject = _subject(self.kata, self.config.getoption("subject"))
+            _only_one_of_a_name(self)
+            items = super().collect()
+        except Unusable as problem:
+            raise self.CollectError(str(problem)) from None
+        return items
+
+
+class MutantsFile(KataModule):
+    """A `kata.toml` when its mutants are the subjects: a module for each mutant."""
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        try:
+            self.kata = katas.read(self.path)
+            self.subject = subjects.reference(self.kata)
+            _only_one_of_a_name(self)
+            known = {item.behaviour.id for item in super().collect()}  # type: ignore[union-attr]
+            wanted = self.config.getoption("subject").partition(":")[2]
+            return [
+                self._module(mutant, known) for mutant in subjects.choose_mutants(self.kata, wanted)
+            ]
+        except Unusable as problem:
+            raise self.CollectError(str(problem)) from None
+
+    def _module(self, mutant: Mutant, known: set[str]) -> KataModule:
+        for name in mutant.caught_by:
+            if name not in known:
+                near = katas.suggestion(name, known)
+                raise Unusable(
+                    f"{mutant.origin}: [{mutant.name}] is caught by `{name}`, which is no behaviour{near}"
+                )
+        module: KataModule = KataModule.from_parent(
+            self, path=self.path, name=mutant.name, nodeid=f"{self.nodeid}::{mutant.name}"
+        )
+        module.kata = self.kata
+        scratch = self.config.stash[COPIES]
+        module.subject = subjects.mutate(self.subject, mutant, scratch.folder_of(self.kata.name))
+        return module
+
+
+class Copies:
+    """Where planted copies of references go: one folder a kata, made when first needed."""
+
+    def __init__(self, make_folder: Any) -> None:
+        self._make_folder = make_folder
+        self._folders: dict[str, Path] = {}
+
+    def folder_of(self, kata: str) -> Path:
+        if kata not in self._folders:
+            self._folders[kata] = self._make_folder(f"mutants-{kata}")
+        return self._folders[kata]
+
+
+COPIES = pytest.StashKey[Copies]()
+SEEN = pytest.StashKey[dict[str, Path]]()
+
+
+def behaviours_of(kata: Kata) -> ModuleType:
+    """The module of a kata's behaviours, found by the kata's name. Raises Unusable when there is none."""
+    known = [path.stem for path in katas.BEHAVIOURS.glob("*.py") if path.stem != "__init__"]
+    if kata.name not in known:
+        near = katas.suggestion(kata.name, known)
+        raise Unusable(
+            f"{kata.path} names an unknown kata, `{kata.name}`{near}; `kata list` shows all of them"
+        )
+    return importlib.import_module(f"harness.behaviours.{kata.name}")
+
+
+def behaviour_of(item: pytest.Item) -> Behaviour | None:
+    """The behaviour that an item tries, None for an ordinary test."""
+    return getattr(item, "behaviour", None)
+
+
+def _behaviour(item: pytest.Item | pytest.Collector) -> Behaviour:
+    declared = getattr(getattr(item, "function", None), "behaviour", None)
+    if declared is None:
+        raise Unusable(
+            f"{item.name} of {item.path} is not declared with @behaviour(stage=..., source=...)"
+        )
+    assert isinstance(declared, Behaviour)
+    return declared
+
+
+def _meant_to_catch(mutant: Mutant, items: list[Any]) -> list[Any]:
+    return [item for item in items if item.behaviour.id in mutant.caught_by]
+
+
+def _subject(kata: Kata, wanted: str | None) -> Subject:
+    if not wanted:
+        return subjects.solution(kata)
+    if wanted == "reference":
+        return subjects.reference(kata)
+    return subjects.from_path(kata, Path(wanted))
+
+
+def _only_one_of_a_name(module: KataModule) -> None:
+    seen = module.config.stash.setdefault(SEEN, {})
+    other = seen.setdefault(module.kata.name, module.path)
+    if other != module.path:
+        raise Unusable(
+            f"{other} and {module.path} are both named `{module.kata.name}`; rename one, or run one folder at a time"
+        )
+
+
+def modules_above(item: pytest.Item) -> Iterator[KataModule]:
+    return (node for node in item.iter_parents() if isinstance(node, KataModule))
+
+
+def module_of(item: pytest.Item) -> KataModule:
+    """The module that an item stands in."""
+    return next(modules_above(item))

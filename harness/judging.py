@@ -1,0 +1,139 @@
+"""From what a behaviour did to what is said of it.
+
+A mutant is judged the other way round: its behaviour must be broken. Only a broken promise counts as caught; a
+scene that could not be set, a limit or a fault of the kit proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.behaviour import Behaviour
+from harness.collecting import KataModule, behaviour_of, module_of
+from harness.results import Result
+from harness.story.plain import shorten
+from harness.verdicts import Broken, NotShown, Verdict, verdict_of
+
+DETAIL_LINES, DETAIL_WIDTH = 8, 400
+UNHELPFUL = ("Use -v to get", "Full diff", "(pytest_assertion plugin")
+
+
+class Survived(Broken):
+    """A planted mistake was not noticed by a behaviour that is meant to catch it."""
+
+
+def judge(item: pytest.Function) -> Generator[None, Any, object]:
+    """Run a behaviour; it holds only if the solution is alive and at rest afterwards."""
+    error: BaseException | None = None
+    outcome: object = None
+    try:
+        outcome = yield
+        solution = getattr(item, "solution", None)
+        if solution:
+            solution.conclude()
+        item.held = True  # type: ignore[attr-defined]
+    except NotShown as unseen:
+        pytest.skip(str(unseen))
+    except Exception as raised:
+        error = raised
+    mutant = module_of(item).subject.mutant
+    if mutant is None:
+        if error:
+            raise error
+        return outcome
+    if verdict_of(error) is Verdict.BROKEN:
+        item.caught = str(error)  # type: ignore[attr-defined]
+        return True
+    if error is None:
+        raise Survived(f"the mistake [{mutant.name}] was not noticed: {mutant.because}")
+    raise error
+
+
+def blocked_by(behaviour: Behaviour, module: KataModule, results: list[Result]) -> str:
+    """Why a behaviour would say nothing new now, or ""."""
+    unmet = {
+        result.behaviour
+        for result in results
+        if result.kata == module.kata.name and result.verdict is not Verdict.HOLDS
+    }
+    needed = [name for name in behaviour.needs if name in unmet]
+    return f"needs {needed[0]}" if needed else ""
+
+
+def result_of(item: pytest.Item, call: pytest.CallInfo[Any]) -> Result:
+    """The result of an item whose call, or failed setup, has just ended."""
+    behaviour, module = behaviour_of(item), module_of(item)
+    assert behaviour is not None
+    mutant = module.subject.mutant
+    result = Result(
+        kata=module.kata.name,
+        folder=_relative(module.kata.folder),
+        subject=module.subject.name,
+        behaviour=behaviour.id,
+        case=item.callspec.id if hasattr(item, "callspec") else "",
+        sentence=behaviour.sentence,
+        stage=behaviour.stage,
+        points=behaviour.points,
+        hidden=behaviour.hidden,
+        source=str(behaviour.source),
+        url=behaviour.source.url,
+        hints=list(behaviour.hints),
+        seconds=call.duration,
+        mutant=mutant.name if mutant else "",
+        because=mutant.because if mutant else "",
+        replay=_replay(item, module, behaviour),
+    )
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, pytest.skip.Exception):
+        result.verdict = Verdict.BLOCKED if hasattr(item, "blocked") else Verdict.SKIPPED
+        result.message = str(error.msg)
+    elif error:
+        result.verdict = verdict_of(error)
+        result.message, result.detail = _message(error)
+        _take_story(item, result)
+    return result
+
+
+def _message(error: BaseException) -> tuple[str, list[str]]:
+    lines = str(error).splitlines() or [type(error).__name__]
+    detail = [
+        shorten(line, DETAIL_WIDTH) for line in lines[1:] if line.strip() and not _unhelpful(line)
+    ]
+    return lines[0], detail[:DETAIL_LINES]
+
+
+def _unhelpful(line: str) -> bool:
+    return any(words in line for words in UNHELPFUL)
+
+
+def _take_story(item: pytest.Item, result: Result) -> None:
+    solution = getattr(item, "solution", None)
+    if solution is None:
+        return
+    record = solution.record
+    if result.verdict is Verdict.BROKEN and not (
+        record.events and record.events[-1].kind == "owed"
+    ):
+        record.add("broken", record.solution, record.solution, "✗ here the promise is broken")
+    result.story = [event.to_json() for event in record.events]
+    result.solution_name = record.solution
+    result.output = solution.output()
+
+
+def _replay(item: pytest.Item, module: KataModule, behaviour: Behaviour) -> str:
+    words = ["pytest", _relative(module.kata.folder), "-k", behaviour.id]
+    wanted = item.config.getoption("subject")
+    if module.subject.mutant:
+        wanted = f"mutants:{module.subject.mutant.name}"
+    if wanted:
+        words.append(f"--subject={wanted}")
+    return " ".join([*words, f"--seed={item.config.getoption('seed')}"])
+
+
+def _relative(folder: Path) -> str:
+    return os.path.relpath(folder)

@@ -1,0 +1,1 @@
+"""The parties that the harness plays around a solution, one file each."""

@@ -1,0 +1,261 @@
+"""The pytest plugin: options, fixtures, verdicts into reports, the map at the end.
+
+It only connects pytest to the engine; what a behaviour is, how programs run and how stories look stands elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import summary
+from harness.collecting import (
+    COPIES,
+    Copies,
+    KataModule,
+    MutantsFile,
+    SolutionFile,
+    behaviour_of,
+    module_of,
+)
+from harness.judging import blocked_by, judge, result_of
+from harness.results import Result
+from harness.running import Programs
+from harness.solution.program import Solution
+from harness.story.text import StoryText, tell
+from harness.verdicts import Unusable, Verdict
+
+PROGRAMS = pytest.StashKey[Programs]()
+RESULTS = pytest.StashKey[list[Result]]()
+NEXT = pytest.StashKey[pytest.Item | None]()
+FULL_STORIES = 3  # broken behaviours whose diagram is drawn; the others get their sentences, and a way to see theirs
+
+pytest.register_assert_rewrite("harness.behaviours")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("backend katas")
+    group.addoption(
+        "--subject",
+        metavar="PATH|reference|mutants[:NAME]",
+        help="the program to judge instead of the kata's own solution: a file, a folder, the reference or its mutants",
+    )
+    group.addoption("--seed", type=int, help="the seed of all random data, as a failure prints it")
+    group.addoption(
+        "--story", choices=("text", "none"), default="text", help="how broken behaviours are told"
+    )
+    group.addoption(
+        "--unblocked", action="store_true", help="also try behaviours that need a broken one"
+    )
+    group.addoption("--results", type=Path, metavar="FILE", help="write the results as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    programs = Programs()
+    config.stash[PROGRAMS] = programs
+    config.stash[RESULTS] = []
+    config.stash[COPIES] = Copies(programs.new_folder)
+    if config.getoption("seed") is None:
+        config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
+
+
+def _seed_of_controller(config: pytest.Config) -> int | None:
+    worker: dict[str, Any] = getattr(config, "workerinput", {})
+    return worker.get("backend_katas_seed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["backend_katas_seed"] = node.config.getoption("seed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a kata, or a mutant, on one worker: its behaviours share programs and need each other."""
+    if config.getoption("dist") != "load" or not all(
+        _is_kata(argument) for argument in config.args
+    ):
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    return LoadScopeScheduling(config, log)
+
+
+def _is_kata(argument: str) -> bool:
+    path = Path(argument.split("::")[0])
+    return (
+        path.name == "kata.toml" or (path / "kata.toml").exists() or any(path.glob("*/kata.toml"))
+    )
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if file_path.name != "kata.toml":
+        return None
+    wanted = parent.config.getoption("subject") or ""
+    kind: type[KataModule] = MutantsFile if wanted.partition(":")[0] == "mutants" else SolutionFile
+    return kind.from_parent(parent, path=file_path)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    first = next((item for item in session.items if behaviour_of(item)), None)
+    if first and not session.config.option.collectonly:
+        _prepare(session.config, first)
+
+
+def _prepare(config: pytest.Config, item: pytest.Item | None) -> None:
+    behaviour = behaviour_of(item) if item else None
+    if item and behaviour:
+        config.stash[PROGRAMS].prepare(module_of(item), behaviour)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    item.config.stash[NEXT] = nextitem
+    result = yield
+    if behaviour_of(item) and (
+        nextitem is None or not behaviour_of(nextitem) or _another_subject(item, nextitem)
+    ):
+        item.config.stash[PROGRAMS].drop(module_of(item))
+    return result
+
+
+def _another_subject(item: pytest.Item, nextitem: pytest.Item) -> bool:
+    return module_of(item).subject != module_of(nextitem).subject
+
+
+@pytest.fixture
+def solution(request: pytest.FixtureRequest) -> Iterator[Solution]:
+    """The program under test, ready to be met."""
+    item = request.node
+    behaviour, programs, module = behaviour_of(item), item.config.stash[PROGRAMS], module_of(item)
+    assert behaviour is not None, "the fixture `solution` is for behaviours"
+    solution = programs.lease(module, behaviour)
+    _prepare(item.config, item.config.stash[NEXT])
+    solution.begin()
+    item.solution = solution
+    yield solution
+    programs.give_back(module, behaviour, spent=not getattr(item, "held", False))
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Random data of one behaviour: the same for the same seed, whatever ran before."""
+    return random.Random(f"{request.config.getoption('seed')} {request.node.name}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    behaviour = behaviour_of(item)
+    if behaviour is None:
+        return
+    module, config = module_of(item), item.config
+    unstartable = config.stash[PROGRAMS].could_not_start(module)
+    why = "the solution did not start" if unstartable else ""
+    if not why and not module.subject.mutant and not config.getoption("unblocked"):
+        why = blocked_by(behaviour, module, config.stash[RESULTS])
+    if why:
+        item.blocked = why  # type: ignore[attr-defined]
+        pytest.skip(why)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    if behaviour_of(pyfuncitem) is None:
+        return (yield)
+    return (yield from judge(pyfuncitem))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Iterator[pytest.TestReport]:
+    report: pytest.TestReport = yield
+    if behaviour_of(item) is None or not (
+        call.when == "call" or (call.when == "setup" and not report.passed)
+    ):
+        return report
+    result = result_of(item, call)
+    item.config.stash[RESULTS].append(result)
+    report.behaviour = result.to_json()  # type: ignore[attr-defined]
+    if report.failed:
+        report.when = (
+            "call"  # a solution that does not start is broken; it is no error of a fixture
+        )
+        _attach_story(item.config, report, result)
+    return report
+
+
+def _attach_story(config: pytest.Config, report: pytest.TestReport, result: Result) -> None:
+    if result.verdict is Verdict.FAULT:
+        return  # the traceback is for the authors of the kit
+    if config.getoption("story") == "none":
+        report.longrepr = result.message
+        return
+    failed = [other for other in config.stash[RESULTS] if other.verdict is Verdict.BROKEN]
+    brief = len(failed) > FULL_STORIES and config.getoption("verbose") < 1
+    report.longrepr = StoryText(tell(result, brief))  # type: ignore[assignment]
+
+
+def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
+    table = getattr(report, "behaviour", None)
+    if table is None or report.when == "teardown":
+        return None
+    return summary.status(Result.from_json(table))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: Any) -> None:
+    """On xdist's controller: take over the results that came with the reports, and give stories their colour."""
+    table = getattr(report, "behaviour", None)
+    if table is None or not hasattr(report, "node"):
+        return
+    result = Result.from_json(table)
+    config = report.node.config
+    config.stash[RESULTS].append(result)
+    if report.failed:
+        _attach_story(config, report, result)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    results = config.stash[RESULTS]
+    if results:
+        summary.write(terminalreporter, config, results)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    path = config.getoption("results")
+    if path and not hasattr(config, "workerinput"):
+        table = {
+            "seed": config.getoption("seed"),
+            "results": [result.to_json() for result in config.stash[RESULTS]],
+        }
+        path.write_text(json.dumps(table, indent=1))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    programs = config.stash.get(PROGRAMS, None)
+    if programs:
+        programs.close()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    subject = session.config.getoption("subject")
+    if (
+        subject
+        and subject.partition(":")[0] not in {"reference", "mutants"}
+        and not Path(subject).exists()
+    ):
+        raise pytest.UsageError(
+            str(
+                Unusable(
+                    f"--subject={subject} does not exist; give a folder, a file, reference or mutants"
+                )
+            )
+        )

@@ -1,0 +1,61 @@
+"""What held the last time: one small file beside the katas, safe to delete."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from harness.results import Result
+from harness.verdicts import Verdict
+
+NAME = ".progress.json"
+
+
+def path_for(folder: Path) -> Path:
+    """The file for the katas that lie beside `folder`."""
+    return folder.resolve().parent / NAME
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The progress of the katas beside `folder`; empty when there is none, or none that can be read."""
+    try:
+        table = json.loads(path_for(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def save(folder: Path, table: dict[str, Any]) -> None:
+    """Replace the file in one step; a folder that can't be written keeps no progress."""
+    path = path_for(folder)
+    draft = path.with_suffix(f".{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(table, indent=1, sort_keys=True), encoding="utf-8")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+
+
+def compare(results: list[Result]) -> list[str]:
+    """Remember the verdicts of a run of the solution, and say in a few lines what changed since the last one."""
+    folder = Path(results[0].folder)
+    table = load(folder)
+    entry = table.setdefault(results[0].kata, {})
+    before: dict[str, str] = entry.get("verdicts", {})
+    after = {result.behaviour: result.verdict.value for result in results}
+    entry["verdicts"] = before | after
+    entry["points"] = {result.behaviour: result.points for result in results} | entry.get(
+        "points", {}
+    )
+    save(folder, table)
+    holds = Verdict.HOLDS.value
+    gained = [name for name in after if after[name] == holds and before.get(name, holds) != holds]
+    lost = [name for name in after if after[name] != holds and before.get(name) == holds]
+    lines = []
+    if gained:
+        lines.append(f" new since the last run: {', '.join(gained)}")
+    if lost:
+        lines.append(f" lost since the last run: {', '.join(lost)}")
+    return lines

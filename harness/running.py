@@ -1,0 +1,103 @@
+"""The running programs of one session: shared by behaviours with equal settings, started ahead of their turn.
+
+A behaviour that was broken leaves nothing behind for the next one: its program is replaced. Starting takes
+longer than judging, so the programs of the next behaviours start while this one is judged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.behaviour import Behaviour
+from harness.collecting import KataModule
+from harness.solution import process
+from harness.solution.program import DidNotStart, Solution
+from harness.solution.scratch import Scratch
+
+Key = tuple[str, ...]
+
+
+class Programs:
+    """The solutions that run now, by what they were started for."""
+
+    def __init__(self) -> None:
+        self._scratch: Scratch | None = None
+        self._running: dict[Key, Solution] = {}
+        self._built: set[str] = set()
+        self._unstartable: dict[str, str] = {}
+
+    @property
+    def scratch(self) -> Scratch:
+        if self._scratch is None:
+            self._scratch = Scratch()
+        return self._scratch
+
+    def new_folder(self, name: str) -> Path:
+        return self.scratch.new_folder(name)
+
+    def prepare(self, module: KataModule, behaviour: Behaviour) -> bool:
+        """Start the program for a behaviour that comes soon, without waiting for it; True when one was started."""
+        key = _key(module, behaviour)
+        if key in self._running or str(module.subject.folder) in self._unstartable:
+            return False
+        self._build(module)
+        solution = Solution(
+            module.kata, module.subject, dict(behaviour.environment), module.peers, self.scratch
+        )
+        self._running[key] = solution
+        solution.launch()
+        return True
+
+    def lease(self, module: KataModule, behaviour: Behaviour) -> Solution:
+        """A ready program for a behaviour. Raises DidNotStart, the second time without trying again."""
+        folder = str(module.subject.folder)
+        if folder in self._unstartable:
+            raise DidNotStart(self._unstartable[folder])
+        self.prepare(module, behaviour)
+        solution = self._running[_key(module, behaviour)]
+        try:
+            solution.until_ready()
+        except DidNotStart as problem:
+            self._unstartable[folder] = str(problem)
+            raise
+        return solution
+
+    def could_not_start(self, module: KataModule) -> str:
+        return self._unstartable.get(str(module.subject.folder), "")
+
+    def give_back(self, module: KataModule, behaviour: Behaviour, spent: bool) -> None:
+        """A behaviour is done with its program; a `spent` one is not used again."""
+        key = _key(module, behaviour)
+        solution = self._running.get(key)
+        if solution and (
+            spent or behaviour.alone or solution.process is None or solution.expected_to_die
+        ):
+            del self._running[key]
+            solution.close()
+
+    def _build(self, module: KataModule) -> None:
+        folder = str(module.subject.folder)
+        if folder not in self._built:
+            self._built.add(folder)
+            process.build(module.subject)
+
+    def drop(self, module: KataModule) -> None:
+        """Close every program of a subject that will not be met again."""
+        for key in [key for key in self._running if key[0] == str(module.subject.folder)]:
+            self._running.pop(key).close()
+
+    def close(self) -> None:
+        for solution in self._running.values():
+            solution.terminate()
+        for solution in self._running.values():
+            solution.close()
+        self._running.clear()
+        if self._scratch:
+            self._scratch.close()
+            self._scratch = None
+
+
+def _key(module: KataModule, behaviour: Behaviour) -> Key:
+    settings = tuple(f"{key}={value}" for key, value in sorted(behaviour.environment.items()))
+    alone = (behaviour.id,) if behaviour.alone else ()
+    return (str(module.subject.folder), module.kata.name, *settings, *alone)

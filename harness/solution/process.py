@@ -1,0 +1,122 @@
+"""A solution as a process of its own: started in a clean environment, killed with everything it started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.solution.scratch import MARK, Scratch
+from harness.subjects import Subject
+from harness.verdicts import Unusable
+
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "VIRTUAL_ENV")
+PYTHON = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+LAST_LINES, LAST_BYTES = 30, 8192
+
+
+def command(subject: Subject, words: tuple[str, ...]) -> list[str]:
+    """The words to execute; `python` is the interpreter that the kit runs in, so that the kata's extras are there."""
+    program, *arguments = words
+    if program in {"python", "python3"}:
+        return [sys.executable, *arguments]
+    if os.sep in program:
+        return [str((subject.folder / program).resolve()), *arguments]
+    if shutil.which(program) is None:
+        raise Unusable(
+            f"`{program}` is not installed, and {subject.folder} is run by `{' '.join(words)}`; install it"
+        )
+    return [program, *arguments]
+
+
+def build(subject: Subject) -> None:
+    """Run the build step. Raises Unusable with its last lines when it fails."""
+    if not subject.build:
+        return
+    words = command(subject, subject.build)
+    done = subprocess.run(
+        words, cwd=subject.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    if done.returncode:
+        lines = "\n".join(done.stdout.decode(errors="replace").splitlines()[-LAST_LINES:])
+        raise Unusable(
+            f"`{' '.join(subject.build)}` failed with status {done.returncode} in {subject.folder}:\n{lines}"
+        )
+
+
+class Process:
+    """One run of a subject's program."""
+
+    def __init__(
+        self, subject: Subject, environment: dict[str, str], scratch: Scratch, home: Path, log: Path
+    ) -> None:
+        self.log, self.scratch = log, scratch
+        private = {"HOME": str(home), "TMPDIR": str(home), MARK: scratch.mark}
+        inherited = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                command(subject, subject.run),
+                cwd=subject.folder,
+                env=inherited | PYTHON | private | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+        scratch.announce(self.pid)
+
+    def exit_status(self) -> int | None:
+        """None while it runs; negative numbers are signals."""
+        return self._popen.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program itself, as an operator would."""
+        if self.exit_status() is None:
+            os.kill(self.pid, number)
+
+    def signal_group(self, number: int) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def kill(self, stray: list[int]) -> None:
+        """SIGKILL the whole tree: the session, and the `stray` processes that left it."""
+        self.signal_group(signal.SIGKILL)
+        self._popen.wait()
+        for pid in stray:
+            if pid != self.pid:
+                end(pid)
+
+    def output_size(self) -> int:
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def output(self, since: int = 0) -> str:
+        """What the program printed from byte `since` on, at most its last lines."""
+        if not self.log.exists():
+            return ""
+        size = self.output_size()
+        with self.log.open("rb") as log:
+            log.seek(max(since, size - LAST_BYTES))
+            lines = log.read(LAST_BYTES).decode(errors="replace").splitlines()
+        return "\n".join(lines[-LAST_LINES:])
+
+
+def end(pid: int) -> None:
+    """Kill and reap a process that may be somebody else's child, or gone already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words."""
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"exited with status {status}"

@@ -1,0 +1,265 @@
+"""The solution as behaviours meet it: an address to connect to, a process to stop and start, and nothing else.
+
+Around it stands the scene: the harness's network, the peers that the kata names, and the record of what happened.
+The scene outlives the process, so a behaviour can kill the solution and see what a new one remembers.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from harness import waiting
+from harness.kata import Kata
+from harness.solution.kernel import ProcessTree
+from harness.solution.port import Port
+from harness.solution.process import Process, how_it_ended
+from harness.solution.quiet import End, Look, Watch, watch
+from harness.solution.scratch import Scratch
+from harness.story.record import Record
+from harness.subjects import Subject
+from harness.verdicts import Broken, Died, NotShown
+from harness.wire.network import Network
+from harness.wire.tcp import Connection, answers
+
+T = TypeVar("T")
+P = TypeVar("P", bound="Peer")
+
+
+class Peer(Protocol):
+    """A party that the solution connects to; the harness plays it for as long as the scene stands."""
+
+    def __init__(self, solution: Solution) -> None: ...
+
+    def environment(self) -> dict[str, str]:
+        """What the solution is told of this peer."""
+
+    def begin(self) -> None:
+        """A new behaviour begins: forget the modes and the log of the last one."""
+
+
+class DidNotStart(Broken):
+    """The solution was never ready to be met."""
+
+
+class Solution:
+    """The program under test."""
+
+    def __init__(
+        self,
+        kata: Kata,
+        subject: Subject,
+        environment: dict[str, str],
+        peers: Sequence[type[Peer]],
+        scratch: Scratch,
+    ) -> None:
+        self.kata, self.subject, self.scratch = kata, subject, scratch
+        self.record = Record(waiting.now)
+        self.network = Network(self.record)
+        self.folder = scratch.new_folder(subject.name)
+        for name in ("state", "home"):
+            (self.folder / name).mkdir()
+        self.peers = [peer(self) for peer in peers]
+        self.settings = kata.environment | environment
+        self.port = Port()
+        self.process: Process | None = None
+        self.ready = False
+        self.expected_to_die = False
+        self._output_mark = 0
+
+    # -- the process --------------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.port.number
+
+    def launch(self) -> None:
+        """Start the process; `until_ready` waits for it."""
+        host, port = self.address
+        environment = {
+            "HOST": host,
+            "PORT": str(port),
+            "STATE_DIR": str(self.folder / "state"),
+            **self.settings,
+        }
+        for peer in self.peers:
+            environment |= peer.environment()
+        log = self.folder / "output.log"
+        self.process = Process(self.subject, environment, self.scratch, self.folder / "home", log)
+        self.watch = watch(self.process.pid, host, port)
+        self.ready = self.expected_to_die = False
+
+    def until_ready(self) -> None:
+        """Wait until the solution's own process tree listens on its port. Raises DidNotStart, saying why."""
+        if self.ready:
+            return
+        if self.process is None:
+            self.launch()
+        problem = waiting.until_listening(self)
+        if problem:
+            raise DidNotStart(f"the solution did not start: {problem}")
+        self.ready = True
+
+    @property
+    def tree(self) -> ProcessTree:
+        """The solution's processes as the kernel shows them; where it does not, the behaviour is skipped."""
+        if not isinstance(self.watch, Watch):
+            raise NotShown(f"needs what only Linux shows of a process; {self.watch.describe()}")
+        return self.watch.tree
+
+    def listening(self) -> list[tuple[str, int]]:
+        """Where the solution's own processes listen."""
+        if isinstance(self.watch, Watch):
+            return self.watch.tree.listening()
+        return [self.address] if answers(self.address) else []
+
+    def exit_status(self) -> int | None:
+        return self._running.exit_status()
+
+    @property
+    def _running(self) -> Process:
+        assert self.process is not None, "launch() comes first"
+        return self.process
+
+    def signal(self, number: int) -> None:
+        """Send a signal that may end the solution; from now on its end is no crash."""
+        self.expected_to_die = True
+        self.record.note(self.record.solution, f"gets {signal.Signals(number).name}")
+        self._running.signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, for the whole tree, now."""
+        self.record.note(self.record.solution, "is killed (SIGKILL)")
+        self.stop()
+
+    def restart(self, same_port: bool = False) -> None:
+        """Start again with the same STATE_DIR and peers, after a kill or an exit; on a new port unless told otherwise."""
+        self.stop()
+        if not same_port:
+            self.port.release()
+            self.port = Port()
+        self.record.note(self.record.solution, "is started again")
+        self.launch()
+        self.until_ready()
+
+    def until_exit(self, owed: str = "to exit") -> int:
+        """Wait for the process to exit by itself, and return its status."""
+        self.expected_to_die = True
+        waiting.until(self, lambda: self.exit_status() is not None, owed)
+        status = self.exit_status()
+        assert status is not None
+        return status
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the whole solution (SIGSTOP) while the harness writes; then it finds everything at once."""
+        self.record.note(self.record.solution, "is frozen")
+        self._running.signal_group(signal.SIGSTOP)
+        try:
+            yield
+            waiting.until_flushed(self)
+        finally:
+            self._running.signal_group(signal.SIGCONT)
+            self.record.note(self.record.solution, "goes on")
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting for what comes of it."""
+        if self.process:
+            self.signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """End the process and all it started; the scene stays."""
+        if self.process is None:
+            return
+        self.expected_to_die = True
+        stray = self.watch.tree.pids() if isinstance(self.watch, Watch) else []
+        self.process.kill(stray)
+        self.watch.close()
+        self.process = None
+        self.ready = False
+
+    def close(self) -> None:
+        """End the process and the scene."""
+        self.stop()
+        self.network.close()
+        self.port.release()
+
+    # -- waiting, seen from the solution ------------------------------------------------------------------------
+
+    def turn(self, seconds: float = 0.0) -> bool:
+        return self.network.turn(seconds)
+
+    def look(self) -> Look:
+        return self.watch.look(self._ends(), lambda: self.network.turn(0))
+
+    def _ends(self) -> list[End]:
+        self.network.departed = [
+            end for end in self.network.departed if not self.watch.noticed(end)
+        ]
+        return [*self.network.parties(Connection), *self.network.departed]  # type: ignore[list-item]
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the whole tree so far."""
+        return self.tree.cpu_seconds()
+
+    def effort(self) -> float:
+        """CPU time as far as it is known: a bound on waiting, not a measurement."""
+        return self.watch.tree.cpu_seconds() if isinstance(self.watch, Watch) else 0.0
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the whole tree."""
+        return self.tree.rss_bytes()
+
+    def sockets(self) -> int:
+        """How many sockets the tree holds open."""
+        return self.tree.sockets()
+
+    def require_alive(self, owed: str) -> None:
+        """Raise Died when the process has exited unasked while `owed` was still to come."""
+        if self.process is None or self.expected_to_die:
+            return
+        status = self.process.exit_status()
+        if status is not None:
+            raise Died(f"the solution {how_it_ended(status)}, and still owed {owed}")
+
+    def until(self, happened: Callable[[], T], owed: str, to: str = "") -> T:
+        """See `harness.waiting.until`."""
+        return waiting.until(self, happened, owed, to)
+
+    def settled(self) -> None:
+        """See `harness.waiting.settled`."""
+        waiting.settled(self)
+
+    # -- the scene of one behaviour -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A new behaviour begins here: its record, its output, its peers' logs."""
+        self.record.begin()
+        self._output_mark = self.process.output_size() if self.process else 0
+        for peer in self.peers:
+            peer.begin()
+
+    def conclude(self) -> None:
+        """A behaviour is over: hang up what it opened, let the solution come to rest, and see that it lives."""
+        for connection in list(self.network.parties(Connection)):
+            assert isinstance(connection, Connection)
+            if connection.opened_by_harness:
+                connection.close()
+        if self.process is None or self.expected_to_die:
+            return
+        self.settled()
+        self.require_alive("nothing: it was at rest")
+
+    def output(self) -> str:
+        """The last lines that the solution printed during this behaviour."""
+        return self.process.output(self._output_mark) if self.process else ""
+
+    def peer(self, kind: type[P]) -> P:
+        """The peer of that kind."""
+        return next(peer for peer in self.peers if isinstance(peer, kind))
+
+    def connect(self, name: str, receive_buffer: int | None = None) -> Connection:
+        """Open a connection to the solution; `name` is what the story calls the harness's party."""
+        return Connection.to(self.network, self.address, name, self.record.solution, receive_buffer)

@@ -1,0 +1,62 @@
+"""One scratch folder a run, the mark that its processes carry, and the guard that cleans up after a killed run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.solution import guard
+
+MARK = "BACKEND_KATAS_RUN"
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Scratch:
+    """Folders for copies, state, homes and output of one run; all are gone when it is closed."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="backend-katas-"))
+        self.mark = secrets.token_hex(8)
+        self._made = 0
+        become_subreaper()
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, f"{MARK}={self.mark}", str(self.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the run, not for its guard
+        )
+
+    def new_folder(self, name: str) -> Path:
+        self._made += 1
+        folder = self.folder / f"{self._made}-{name}"
+        folder.mkdir()
+        return folder
+
+    def announce(self, group: int) -> None:
+        """Tell the guard of a process group, where it can't find processes by their mark."""
+        if not os.path.isdir("/proc/self") and self._guard.stdin:
+            self._guard.stdin.write(f"{group}\n".encode())
+            self._guard.stdin.flush()
+
+    def marked(self) -> list[int]:
+        """The processes of this run, also those that left their session and their parent."""
+        return guard.marked(f"{MARK}={self.mark}")
+
+    def close(self) -> None:
+        if self._guard.stdin:
+            self._guard.stdin.close()
+        self._guard.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def become_subreaper() -> None:
+    """Let orphans of solutions become children of the harness, so that they stay in sight (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

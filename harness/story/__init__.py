@@ -1,0 +1,1 @@
+"""From what was recorded on the wire to something a learner can read."""

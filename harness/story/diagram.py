@@ -1,0 +1,181 @@
+"""A record drawn as a sequence diagram of plain text, at most 80 columns wide.
+
+    alice              solution               bob
+      │── SUB foo 1 ─────▶│                     │
+      │                   │┄┄ PONG ┄┄┄┄┄┄┄┄┄┄┄┄┄✗
+
+Lifelines stand at fixed columns: clients of the solution to its left, servers that it uses to its right. Long
+stretches of like messages are folded, and so are parties that have no room.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from harness.story.plain import shorten, visible
+from harness.story.record import Event
+
+WIDTH = 80
+TIME = 8
+MOST_COLUMNS = 4
+MOST_ROWS, OPENING_ROWS = 28, 6
+FOLD_FROM = 4  # like messages in a row that are worth folding
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a diagram; `tone` is plain, quiet or broken."""
+
+    text: str
+    tone: str = "plain"
+
+
+def draw(events: list[Event], solution: str, width: int = WIDTH) -> list[Row]:
+    """The rows of the diagram of `events`."""
+    told = [event for event in events if event.kind != "open"]
+    parties = _parties(events, told, solution)
+    if len(parties) < 2:
+        return []
+    canvas = Canvas(parties, width)
+    shown = [event for event in told if event.source in canvas.at and event.target in canvas.at]
+    rows = [canvas.header(), *_fold(shown, canvas)]
+    hidden = len(told) - len(shown)
+    if hidden:
+        others = len(
+            {party for event in told for party in (event.source, event.target)} - set(parties)
+        )
+        rows.append(
+            Row(f"{'':{TIME}}({hidden} events with {others} other parties are not drawn)", "quiet")
+        )
+    return rows
+
+
+def _parties(events: list[Event], told: list[Event], solution: str) -> list[str]:
+    """Who gets a lifeline, left to right: the latest and busiest first when there is not room for all."""
+    everyone = dict.fromkeys(party for event in told for party in (event.source, event.target))
+    everyone.pop(solution, None)
+    if len(everyone) > MOST_COLUMNS - 1:
+        busy = Counter(
+            party for event in told for party in {event.source, event.target} - {solution}
+        )
+        last = [
+            party
+            for event in reversed(told)
+            for party in (event.source, event.target)
+            if party != solution
+        ]
+        ranked = list(dict.fromkeys(last[:2] + [party for party, _ in busy.most_common()]))
+        everyone = {party: None for party in everyone if party in ranked[: MOST_COLUMNS - 1]}
+    servers = {
+        event.target for event in events if event.kind == "open" and event.source == solution
+    }
+    clients = [party for party in everyone if party not in servers]
+    return [*clients, solution, *(party for party in everyone if party in servers)]
+
+
+class Canvas:
+    """The columns of a diagram."""
+
+    def __init__(self, parties: list[str], width: int) -> None:
+        left, right = (
+            TIME + min(len(parties[0]) // 2, 8) + 1,
+            width - min(len(parties[-1]) // 2, 8) - 2,
+        )
+        step = (right - left) / (len(parties) - 1)
+        self.width = width
+        self.at = {party: round(left + number * step) for number, party in enumerate(parties)}
+
+    def lifelines(self, time: str = "") -> list[str]:
+        line = list(f"{time:>{TIME - 1}}".ljust(self.width))
+        for column in self.at.values():
+            line[column] = "│"
+        return line
+
+    def header(self) -> Row:
+        line = [" "] * self.width
+        for party, column in self.at.items():
+            name = shorten(visible(party), 16)
+            start = max(0, min(column - len(name) // 2, self.width - len(name)))
+            line[start : start + len(name)] = name
+        return Row("".join(line).rstrip())
+
+    def arrow(self, event: Event) -> Row:
+        broken = event.kind == "owed"
+        line = self.lifelines(_time(event.at))
+        start, end = self.at[event.source], self.at[event.target]
+        low, high = min(start, end), max(start, end)
+        rightwards = end > start
+        line[low + 1 : high] = ("┄" if broken else "─") * (high - low - 1)
+        head = "✗" if broken else ("▶" if rightwards else "◀")
+        line[high - 1 if rightwards else low + 1] = head
+        label = f" {shorten(visible(event.label), high - low - 7)} "
+        at = low + 3 if rightwards else low + 4
+        line[at : at + len(label)] = label
+        return Row("".join(line).rstrip(), "broken" if broken else "plain")
+
+    def note(self, event: Event) -> Row:
+        line = self.lifelines(_time(event.at))
+        column = self.at[event.source]
+        line[column] = "●"
+        label = visible(event.label)
+        room_right = self.width - column - 2
+        if len(label) <= room_right or room_right >= column - TIME:
+            label = f" {shorten(label, room_right)} "
+            line[column + 1 : column + 1 + len(label)] = label
+        else:
+            label = f" {shorten(label, column - TIME - 2)} "
+            line[column - len(label) : column] = label
+        return Row("".join(line)[: self.width].rstrip())
+
+    def gap(self, number: int, what: str) -> Row:
+        line = "".join(self.lifelines()).replace("│", "┊")
+        label = f"⋮ {number} {what}"
+        return Row(
+            label.ljust(min(self.at.values()) + 1)[: TIME + 40] + line[max(len(label), TIME) + 1 :],
+            "quiet",
+        )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _fold(events: list[Event], canvas: Canvas) -> Iterator[Row]:
+    rows: list[Row] = []
+    for run in _runs(events):
+        if len(run) < FOLD_FROM:
+            rows += [_row(event, canvas) for event in run]
+        else:
+            rows += [
+                _row(run[0], canvas),
+                canvas.gap(len(run) - 2, "more like it"),
+                _row(run[-1], canvas),
+            ]
+    if len(rows) > MOST_ROWS:
+        closing = MOST_ROWS - OPENING_ROWS
+        skipped = len(rows) - MOST_ROWS
+        rows = [*rows[:OPENING_ROWS], canvas.gap(skipped, "more rows"), *rows[-closing:]]
+    yield from rows
+
+
+def _row(event: Event, canvas: Canvas) -> Row:
+    return canvas.note(event) if event.source == event.target else canvas.arrow(event)
+
+
+def _runs(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """Consecutive events of one shape: same way, same words but for numbers and payloads."""
+    run: list[Event] = []
+    for event in events:
+        if run and _shape(event) != _shape(run[-1]):
+            yield run
+            run = []
+        run.append(event)
+    if run:
+        yield run
+
+
+def _shape(event: Event) -> tuple[str, str, str, str]:
+    return event.kind, event.source, event.target, re.sub(r"\d+", "#", event.label.split("␍␊")[0])

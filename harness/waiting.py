@@ -1,0 +1,204 @@
+"""The three ways to wait, and the only file that may look at a clock.
+
+1. until an event: `until(solution, happened, owed)` returns as soon as `happened()` is true;
+2. a fence: an event whose arrival proves that earlier ones were handled; the protocol gives it, a peer offers it;
+3. quiet: `settled(solution)` returns once every thread of the solution sleeps, all queues are empty and no
+   timer is due, so nothing more is coming.
+
+(1) is cut short by (3): when the solution is quiet the event will never come, and that is known in
+milliseconds. A solution that is still working gets more time, however slow the machine is, up to a bound on
+its own work that is reported as a limit. A timer that is due may belong to a program that polls or batches:
+it is waited for, until it has fired `TICKS` times over at least `TICK_SPAN` seconds without effect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from harness.solution.process import how_it_ended
+from harness.solution.quiet import Look
+from harness.story.record import Record
+from harness.verdicts import Broken, LimitReached, NotReached
+from harness.wire.network import Network
+from harness.wire.tcp import Connection
+
+T = TypeVar("T")
+
+now = time.monotonic
+
+CPU_CAP = 5.0  # seconds of work by the solution since anything last moved
+START_CAP = 10.0  # seconds until a solution must listen; see the launch contract
+ANY_ADDRESS = ("0.0.0.0", "::", "::ffff:127.0.0.1")
+WALL_CAP = 40.0  # seconds, for a solution that neither works nor rests
+TICKS, TICK_SPAN, TIMER_PATIENCE = 3, 0.3, 2.0
+BATCH_TIMER = 0.02  # seconds; a timer this short is part of the work at hand (a batched write), not a later act
+FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
+
+
+class Scene(Protocol):
+    """A solution with its network, as far as waiting needs to know it."""
+
+    address: tuple[str, int]
+    network: Network
+    record: Record
+
+    def turn(self, seconds: float = 0.0) -> bool: ...
+    def look(self) -> Look: ...
+    def effort(self) -> float: ...
+    def require_alive(self, owed: str) -> None: ...
+    def listening(self) -> list[tuple[str, int]]: ...
+    def exit_status(self) -> int | None: ...
+
+
+class Patience:
+    """How long a quiet solution is given for the timers that it sleeps on."""
+
+    def __init__(self, horizon: float = TIMER_PATIENCE, span: float = TICK_SPAN) -> None:
+        self.horizon, self.span = horizon, span
+        self.ticks = 0
+        self.idle = 0.0
+
+    def pause(self, next_timer: float | None) -> float | None:
+        """Seconds worth waiting for the next timer, None when no timer is worth it."""
+        if next_timer is None or next_timer > self.horizon - self.idle:
+            return None
+        if self.ticks >= TICKS and self.idle >= self.span:
+            return None
+        return max(next_timer, 0.0) + 0.001
+
+    def spent(self, seconds: float) -> None:
+        self.ticks += 1
+        self.idle += seconds
+
+
+class Effort:
+    """The bound on the solution's own work between two signs of progress."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.renew()
+
+    def renew(self) -> None:
+        self._cpu: float | None = None
+        self._since = now()
+
+    def check(self, owed: str, why: str) -> None:
+        if self._cpu is None:
+            self._cpu = self.scene.effort()
+        worked = self.scene.effort() - self._cpu
+        if worked > CPU_CAP:
+            raise LimitReached(
+                f"the solution worked for {worked:.0f} s of CPU time ({why}); owed is {owed}"
+            )
+        if now() - self._since > WALL_CAP:
+            raise LimitReached(
+                f"the solution did not come to rest within {WALL_CAP:.0f} s ({why}); owed is {owed}"
+            )
+
+
+def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience) -> T | None:
+    """Wait until `happened()` is true (its value), or the solution is quiet with nothing due (None)."""
+    effort, pause = Effort(scene), FIRST_PAUSE
+    while True:
+        if scene.turn():
+            effort.renew()
+            pause = FIRST_PAUSE
+            continue
+        if value := happened():
+            return value
+        look = scene.look()
+        if look.quiet:
+            if value := happened():  # what the kernel tells (an exit) may have come since
+                return value
+            scene.require_alive(owed)
+            timer = patience.pause(look.next_timer)
+            if timer is None:
+                return None
+            before = now()
+            scene.turn(timer)
+            patience.spent(now() - before)
+        else:
+            effort.check(owed, look.busy_because)
+            scene.turn(pause)
+            pause = min(pause * 1.5, LONGEST_PAUSE)
+
+
+def until(scene: Scene, happened: Callable[[], T], owed: str, to: str = "") -> T:
+    """Wait for `happened()` to be true, and return its value.
+
+    `owed` says in a few words what that is, and `to` which party of the harness waits for it.
+
+    Raises Broken as soon as it can't come any more, LimitReached when that could not be decided.
+    """
+    value = _wait(scene, happened, owed, Patience())
+    if value is None:
+        record = scene.record
+        record.owed(record.solution, to or record.solution, owed)
+        whom = f"{to} is owed" if to else f"the {record.solution} owes"
+        raise Broken(f"{whom} {owed}; the {record.solution} is idle, so it will not come")
+    return value
+
+
+def until_reached(scene: Scene, happened: Callable[[], T], wanted: str) -> T:
+    """Like `until`, for what merely sets the scene: if it does not come, nothing was learned (NotReached)."""
+    value = _wait(scene, happened, wanted, Patience())
+    if value is None:
+        raise NotReached(
+            f"the scene could not be set: {wanted}; the solution is idle, so it will not come"
+        )
+    return value
+
+
+def settled(scene: Scene) -> None:
+    """Wait until the solution is quiet: what was sent so far has had all the effect it will have for now.
+
+    A later timer of the solution may still act; what must not happen then is watched by a tripwire.
+    """
+    _wait(scene, lambda: None, "to come to rest", Patience(BATCH_TIMER, 0.0))
+
+
+def until_flushed(scene: Scene) -> None:
+    """Wait until everything that was sent and reset has left for the kernel; needs nothing of the solution."""
+    deadline = now() + WALL_CAP
+    while not all(connection.flushed for connection in scene.network.parties(Connection)):
+        if now() > deadline:
+            raise NotReached("the scene could not be set: the solution's receive queue is full")
+        scene.turn(LONGEST_PAUSE)
+
+
+def until_listening(scene: Scene) -> str:
+    """Wait until the solution's own processes listen where they were told to; "" or what is wrong."""
+    deadline, patience = now() + START_CAP, Patience()
+    host, port = scene.address
+    while now() < deadline:
+        look = scene.look()  # before the listeners are looked at: what is quiet now had its chance to listen
+        listening = scene.listening()
+        if any(address in (host, *ANY_ADDRESS) and number == port for address, number in listening):
+            return ""
+        status = scene.exit_status()
+        if status is not None:
+            return f"it {how_it_ended(status)} before it listened on {host}:{port}"
+        pause = patience.pause(look.next_timer) if look.quiet else LONGEST_PAUSE
+        if pause is None:
+            return f"it is idle, but does not listen on {host}:{port}" + _elsewhere(listening)
+        before = now()
+        scene.turn(pause)
+        if look.quiet:
+            patience.spent(now() - before)
+    return f"it did not listen on {host}:{port} within {START_CAP:.0f} s"
+
+
+def _elsewhere(listening: list[tuple[str, int]]) -> str:
+    if not listening:
+        return "; use the environment variables HOST and PORT"
+    places = " and ".join(f"{host}:{port}" for host, port in listening)
+    return f"; it listens on {places}: use the environment variables HOST and PORT"
+
+
+def elapse(scene: Scene, milliseconds: float) -> None:
+    """Let a duration pass that the kata's contract names (a key's time to live), the network going on meanwhile."""
+    end = now() + milliseconds / 1000
+    while (left := end - now()) > 0:
+        scene.turn(left)

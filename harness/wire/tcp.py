@@ -1,0 +1,281 @@
+"""TCP as the harness speaks it: connections that never block, hang up by reset, stop reading on purpose.
+
+Sending does not wait: bytes go to the kernel as far as it takes them and the rest with the next turns of the
+network. Reading is looking at `inbox`. Who wants to wait for something goes to `harness.waiting`.
+"""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import struct
+from collections.abc import Callable
+
+from harness.wire.network import Network
+
+Address = tuple[str, int]
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+CHUNK = 1 << 18
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
+
+
+class Connection:
+    """One TCP connection between a party that the harness plays and the solution.
+
+    `name` is the harness's party, `peer` the other one, as stories call them. `inbox` holds the bytes that
+    arrived and were not taken yet; `eof` and `was_reset` say how the other side ended, if it did.
+    """
+
+    def __init__(self, network: Network, sock: socket.socket, name: str, peer: str) -> None:
+        sock.setblocking(False)
+        self.network, self.sock, self.name, self.peer = network, sock, name, peer
+        self.inbox = bytearray()
+        self.eof = self.was_reset = self.refused = False
+        self.reading, self.connecting, self.closed = True, False, False
+        self.sent_fin = self.reset = self.opened_by_harness = False
+        self.sent = self.received = 0
+        self.on_bytes: Callable[[Connection], None] | None = None
+        self._outbox: list[memoryview] = []
+        self._fin_due = False
+        self.local: Address = ("", 0)
+        self.remote: Address = ("", 0)
+
+    @classmethod
+    def to(
+        cls,
+        network: Network,
+        address: Address,
+        name: str,
+        peer: str,
+        receive_buffer: int | None = None,
+    ) -> Connection:
+        """Open a connection; `receive_buffer` bytes of SO_RCVBUF make a reader that is soon full."""
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection = cls(network, sock, name, peer)
+        connection.connecting = connection.opened_by_harness = True
+        connection.remote = address
+        network.record.add("open", name, peer, "connects", connection=name)
+        code = sock.connect_ex(address)
+        network.add(connection)
+        if code in (0, errno.EINPROGRESS):
+            connection.local = sock.getsockname()[:2]
+            network.turn(0)
+        else:
+            connection._fail(OSError(code, "connect"))
+        return connection
+
+    @classmethod
+    def accepted(cls, network: Network, sock: socket.socket, name: str, peer: str) -> Connection:
+        connection = cls(network, sock, name, peer)
+        connection._established()
+        network.add(connection)
+        return connection
+
+    @property
+    def ended(self) -> bool:
+        """The other side closed or reset, and everything it sent before was received."""
+        return self.eof or self.was_reset or self.refused
+
+    @property
+    def flushed(self) -> bool:
+        """Everything that was sent has left for the kernel."""
+        return not self._outbox and not self._fin_due and not self.connecting
+
+    def send(self, data: bytes) -> None:
+        """Send without waiting. Bytes for a peer that is gone are dropped, as the kernel would drop them."""
+        if self.closed or self.ended and not self.eof:
+            return
+        self._outbox.append(memoryview(data))
+        if not self.connecting:
+            self._flush()
+        self._refresh()
+
+    def half_close(self) -> None:
+        """FIN after everything that was sent: nothing more will come from here, answers are still read."""
+        self.network.record.add(
+            "fin", self.name, self.peer, "half-closes (FIN)", connection=self.name
+        )
+        self._fin_due = True
+        self._flush()
+        self._refresh()
+
+    def hang_up(self) -> None:
+        """Reset (RST): the other side learns at once that nobody is left, also a server that only writes."""
+        if self.closed:
+            return
+        self.network.record.add(
+            "reset", self.name, self.peer, "hangs up (RST)", connection=self.name
+        )
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.reset = True
+        self.close()
+
+    def stop_reading(self) -> None:
+        self.network.record.note(self.name, "stops reading")
+        self.reading = False
+        self._refresh()
+
+    def read_again(self) -> None:
+        self.network.record.note(self.name, "reads again")
+        self.reading = True
+        self._refresh()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self in self.network:
+            self.network.remove(self)
+        self.sent_fin = not self.reset
+        self.sock.close()
+        if self.local[1] and not self.ended:
+            self.network.departed.append(self)
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def interest(self) -> int:
+        if self.closed or self.was_reset or self.refused:
+            return 0
+        if self.connecting:
+            return WRITE
+        read = READ if self.reading and not self.eof else 0
+        return read | (WRITE if self._outbox or self._fin_due else 0)
+
+    def on_ready(self, events: int) -> bool:
+        moved = False
+        if events & WRITE:
+            if self.connecting:
+                self._connected()
+            self._flush()
+            moved = True
+        if events & READ and not self.closed:
+            moved |= self._receive()
+        self._refresh()
+        return moved
+
+    def _connected(self) -> None:
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._fail(OSError(code, "connect"))
+        else:
+            self._established()
+
+    def _established(self) -> None:
+        self.connecting = False
+        self.local, self.remote = self.sock.getsockname()[:2], self.sock.getpeername()[:2]
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _fail(self, error: OSError) -> None:
+        self.connecting = False
+        self._outbox.clear()
+        self._fin_due = False
+        if error.errno == errno.ECONNREFUSED:
+            self.refused = True
+            label = "refuses the connection"
+        else:
+            self.was_reset = True
+            label = "resets the connection (RST)"
+        self.network.record.add("reset", self.peer, self.name, label, connection=self.name)
+        self._tell()
+
+    def _flush(self) -> None:
+        if self.connecting or self.closed:
+            return
+        try:
+            while self._outbox:
+                taken = self.sock.send(self._outbox[0])
+                self.sent += taken
+                self._outbox[0] = self._outbox[0][taken:]
+                if not self._outbox[0]:
+                    del self._outbox[0]
+            if self._fin_due:
+                self.sock.shutdown(socket.SHUT_WR)
+                self._fin_due, self.sent_fin = False, True
+        except BlockingIOError:
+            pass
+        except OSError as error:  # EPIPE, ECONNRESET: told as an ending once it is read
+            self._outbox.clear()
+            self._fin_due = False
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                raise
+            if not self.reading:
+                self._fail(error)
+
+    def _receive(self) -> bool:
+        try:
+            data = self.sock.recv(CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._fail(error)
+            return True
+        if QUICKACK is not None:
+            self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        if data:
+            self.received += len(data)
+            self.inbox += data
+        else:
+            self.eof = True
+            self.network.record.add(
+                "fin", self.peer, self.name, "closes (EOF)", connection=self.name
+            )
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        if self.on_bytes:
+            self.on_bytes(self)
+
+    def _refresh(self) -> None:
+        if self in self.network:
+            self.network.refresh(self)
+
+
+def answers(address: Address) -> bool:
+    """Whether anybody accepts connections there; for systems that don't show who listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex(address) == 0
+
+
+class Listener:
+    """A listening socket of the harness, on a free port of the loopback address."""
+
+    def __init__(
+        self, network: Network, name: str, peer: str, on_accept: Callable[[Connection], None]
+    ) -> None:
+        self.network, self.name, self.peer, self.on_accept = network, name, peer, on_accept
+        self.closed = False
+        self.sock = socket.socket()
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.listen(1024)
+        self.sock.setblocking(False)
+        self.address: Address = self.sock.getsockname()[:2]
+        network.add(self)
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def interest(self) -> int:
+        return READ
+
+    def on_ready(self, events: int) -> bool:
+        moved = False
+        while True:
+            try:
+                sock, _ = self.sock.accept()
+            except BlockingIOError:
+                return moved
+            moved = True
+            self.on_accept(Connection.accepted(self.network, sock, self.name, self.peer))
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.network.remove(self)
+            self.sock.close()
