@@ -74,16 +74,12 @@ def behaviour(
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {sorted(STAGES)}, not {stage}")
     if wrong := [key for key in environment if not key.isupper()]:
-        raise TypeError(
-            f"behaviour() does not know {', '.join(wrong)}; settings are written in capitals"
-        )
+        raise TypeError(f"behaviour() does not know {', '.join(wrong)}; settings are written in capitals")
 
     def declare(function: F) -> F:
         promise = inspect.cleandoc(function.__doc__ or "")
         if not promise:
-            raise ValueError(
-                f"{function.__name__} has no docstring; it is the sentence the learner reads"
-            )
+            raise ValueError(f"{function.__name__} has no docstring; it is the sentence the learner reads")
         function.behaviour = Behaviour(  # type: ignore[attr-defined]
             id=function.__name__.removeprefix("test_"),
             sentence=" ".join(promise.split("\n\n")[0].split()),

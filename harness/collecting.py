@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,12 +51,25 @@ class SolutionFile(KataModule):
     def collect(self) -> list[pytest.Item | pytest.Collector]:
         try:
             self.kata = katas.read(self.path)
-            self.subject = _subject(self.kata, self.config.getoption("subject"))
+            self.subject = self._chosen(self.config.getoption("subject"))
             _only_one_of_a_name(self)
             items = super().collect()
         except Unusable as problem:
             raise self.CollectError(str(problem)) from None
         return items
+
+    def _chosen(self, wanted: str | None) -> Subject:
+        if not wanted:
+            return subjects.solution(self.kata)
+        word, _, name = wanted.partition(":")
+        if word != "reference":
+            return subjects.from_path(self.kata, Path(wanted))
+        original = subjects.reference(self.kata)
+        if not name:
+            return original
+        (mutant,) = subjects.choose_mutants(self.kata, name)
+        copies = self.config.stash[COPIES].folder_of(self.kata.name)
+        return replace(subjects.mutate(original, mutant, copies), mutant=None)
 
 
 class MutantsFile(KataModule):
@@ -68,9 +82,7 @@ class MutantsFile(KataModule):
             _only_one_of_a_name(self)
             known = {item.behaviour.id for item in super().collect()}  # type: ignore[union-attr]
             wanted = self.config.getoption("subject").partition(":")[2]
-            return [
-                self._module(mutant, known) for mutant in subjects.choose_mutants(self.kata, wanted)
-            ]
+            return [self._module(mutant, known) for mutant in subjects.choose_mutants(self.kata, wanted)]
         except Unusable as problem:
             raise self.CollectError(str(problem)) from None
 
@@ -78,9 +90,7 @@ class MutantsFile(KataModule):
         for name in mutant.caught_by:
             if name not in known:
                 near = katas.suggestion(name, known)
-                raise Unusable(
-                    f"{mutant.origin}: [{mutant.name}] is caught by `{name}`, which is no behaviour{near}"
-                )
+                raise Unusable(f"{mutant.origin}: [{mutant.name}] is caught by `{name}`, which is no behaviour{near}")
         module: KataModule = KataModule.from_parent(
             self, path=self.path, name=mutant.name, nodeid=f"{self.nodeid}::{mutant.name}"
         )
@@ -112,9 +122,7 @@ def behaviours_of(kata: Kata) -> ModuleType:
     known = [path.stem for path in katas.BEHAVIOURS.glob("*.py") if path.stem != "__init__"]
     if kata.name not in known:
         near = katas.suggestion(kata.name, known)
-        raise Unusable(
-            f"{kata.path} names an unknown kata, `{kata.name}`{near}; `kata list` shows all of them"
-        )
+        raise Unusable(f"{kata.path} names an unknown kata, `{kata.name}`{near}; `kata list` shows all of them")
     return importlib.import_module(f"harness.behaviours.{kata.name}")
 
 
@@ -126,23 +134,13 @@ def behaviour_of(item: pytest.Item) -> Behaviour | None:
 def _behaviour(item: pytest.Item | pytest.Collector) -> Behaviour:
     declared = getattr(getattr(item, "function", None), "behaviour", None)
     if declared is None:
-        raise Unusable(
-            f"{item.name} of {item.path} is not declared with @behaviour(stage=..., source=...)"
-        )
+        raise Unusable(f"{item.name} of {item.path} is not declared with @behaviour(stage=..., source=...)")
     assert isinstance(declared, Behaviour)
     return declared
 
 
 def _meant_to_catch(mutant: Mutant, items: list[Any]) -> list[Any]:
     return [item for item in items if item.behaviour.id in mutant.caught_by]
-
-
-def _subject(kata: Kata, wanted: str | None) -> Subject:
-    if not wanted:
-        return subjects.solution(kata)
-    if wanted == "reference":
-        return subjects.reference(kata)
-    return subjects.from_path(kata, Path(wanted))
 
 
 def _only_one_of_a_name(module: KataModule) -> None:

@@ -101,9 +101,7 @@ def result_of(item: pytest.Item, call: pytest.CallInfo[Any]) -> Result:
 
 def _message(error: BaseException) -> tuple[str, list[str]]:
     lines = str(error).splitlines() or [type(error).__name__]
-    detail = [
-        shorten(line, DETAIL_WIDTH) for line in lines[1:] if line.strip() and not _unhelpful(line)
-    ]
+    detail = [shorten(line, DETAIL_WIDTH) for line in lines[1:] if line.strip() and not _unhelpful(line)]
     return lines[0], detail[:DETAIL_LINES]
 
 
@@ -116,9 +114,7 @@ def _take_story(item: pytest.Item, result: Result) -> None:
     if solution is None:
         return
     record = solution.record
-    if result.verdict is Verdict.BROKEN and not (
-        record.events and record.events[-1].kind == "owed"
-    ):
+    if result.verdict is Verdict.BROKEN and not (record.events and record.events[-1].kind == "owed"):
         record.add("broken", record.solution, record.solution, "✗ here the promise is broken")
     result.story = [event.to_json() for event in record.events]
     result.solution_name = record.solution

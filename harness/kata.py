@@ -64,15 +64,9 @@ def digest(folder: Path) -> str:
     """A digest of the sources in a kata's folder: it changes with the first edit of the skeleton."""
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if (
-            path.suffix in {".toml", ".md", ".pyc"}
-            or path.name.startswith(".")
-            or not path.is_file()
-        ):
+        if path.suffix in {".toml", ".md", ".pyc"} or path.name.startswith(".") or not path.is_file():
             continue
-        whole.update(
-            path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
-        )
+        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return whole.hexdigest()[:16]
 
 
@@ -81,18 +75,12 @@ def read(path: Path) -> Kata:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Unusable(
-            f"{path.parent} has no kata.toml; `kata start NAME` makes a kata's folder"
-        ) from None
+        raise Unusable(f"{path.parent} has no kata.toml; `kata start NAME` makes a kata's folder") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Unusable(
-            f"{path} is not valid TOML ({error}); mend it or copy it anew with `kata start`"
-        ) from None
+        raise Unusable(f"{path} is not valid TOML ({error}); mend it or copy it anew with `kata start`") from None
     _check_fields(path, table)
     if "environment" in table:
-        table["environment"] = {
-            key: _setting(path, key, value) for key, value in table["environment"].items()
-        }
+        table["environment"] = {key: _setting(path, key, value) for key, value in table["environment"].items()}
     for key in ("run", "build"):
         if key in table:
             table[key] = tuple(table[key])
@@ -103,30 +91,20 @@ def _check_fields(path: Path, table: dict[str, Any]) -> None:
     known = REQUIRED | OPTIONAL
     for key in REQUIRED:
         if key not in table:
-            raise Unusable(
-                f"{path} lacks `{key}`; add it (`kata start` makes a folder with a complete one)"
-            )
+            raise Unusable(f"{path} lacks `{key}`; add it (`kata start` makes a folder with a complete one)")
     for key, value in table.items():
         if key not in known:
-            raise Unusable(
-                f"{path} has an unknown field `{key}`{suggestion(key, known)}; remove it"
-            )
+            raise Unusable(f"{path} has an unknown field `{key}`{suggestion(key, known)}; remove it")
         if not isinstance(value, known[key]) or isinstance(value, bool):
             raise Unusable(f"{path}: `{key}` must be a {known[key].__name__}, not {value!r}")
     for key in ("run", "build"):
-        if key in table and not (
-            table[key] and all(isinstance(word, str) and word for word in table[key])
-        ):
-            raise Unusable(
-                f'{path}: `{key}` must be a list of words, such as ["python", "solution.py"]'
-            )
+        if key in table and not (table[key] and all(isinstance(word, str) and word for word in table[key])):
+            raise Unusable(f'{path}: `{key}` must be a list of words, such as ["python", "solution.py"]')
 
 
 def _setting(path: Path, key: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Unusable(
-            f"{path}: the environment's `{key}` must be a string or a whole number, not {value!r}"
-        )
+        raise Unusable(f"{path}: the environment's `{key}` must be a string or a whole number, not {value!r}")
     return str(value)
 
 
@@ -143,9 +121,7 @@ def catalogue(folder: Path = SHIPPED) -> dict[str, Kata]:
         kata = read(path)
         if kata.name in found:
             other = found[kata.name].path
-            raise Unusable(
-                f"{other} and {path} are both named `{kata.name}`; rename or remove one of them"
-            )
+            raise Unusable(f"{other} and {path} are both named `{kata.name}`; rename or remove one of them")
         found[kata.name] = kata
     return found
 
@@ -154,7 +130,5 @@ def shipped(name: str) -> Kata:
     """The kata of that name as it came with the kit. Raises Unusable with the nearest name when there is none."""
     known = catalogue()
     if name not in known:
-        raise Unusable(
-            f"there is no kata named `{name}`{suggestion(name, known)}; `kata list` shows all of them"
-        )
+        raise Unusable(f"there is no kata named `{name}`{suggestion(name, known)}; `kata list` shows all of them")
     return known[name]

@@ -43,16 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("backend katas")
     group.addoption(
         "--subject",
-        metavar="PATH|reference|mutants[:NAME]",
-        help="the program to judge instead of the kata's own solution: a file, a folder, the reference or its mutants",
+        metavar="PATH|reference[:MISTAKE]|mutants[:MISTAKE]",
+        help="the program to judge instead of the kata's own solution: a file, a folder, the reference (with one "
+        "of its planted mistakes), or the mutants, each with the behaviours that are meant to catch it",
     )
     group.addoption("--seed", type=int, help="the seed of all random data, as a failure prints it")
-    group.addoption(
-        "--story", choices=("text", "none"), default="text", help="how broken behaviours are told"
-    )
-    group.addoption(
-        "--unblocked", action="store_true", help="also try behaviours that need a broken one"
-    )
+    group.addoption("--story", choices=("text", "none"), default="text", help="how broken behaviours are told")
+    group.addoption("--unblocked", action="store_true", help="also try behaviours that need a broken one")
     group.addoption("--results", type=Path, metavar="FILE", help="write the results as JSON")
 
 
@@ -78,9 +75,7 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a kata, or a mutant, on one worker: its behaviours share programs and need each other."""
-    if config.getoption("dist") != "load" or not all(
-        _is_kata(argument) for argument in config.args
-    ):
+    if config.getoption("dist") != "load" or not all(_is_kata(argument) for argument in config.args):
         return None
     from xdist.scheduler import LoadScopeScheduling
 
@@ -89,9 +84,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def _is_kata(argument: str) -> bool:
     path = Path(argument.split("::")[0])
-    return (
-        path.name == "kata.toml" or (path / "kata.toml").exists() or any(path.glob("*/kata.toml"))
-    )
+    return path.name == "kata.toml" or (path / "kata.toml").exists() or any(path.glob("*/kata.toml"))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -118,9 +111,7 @@ def _prepare(config: pytest.Config, item: pytest.Item | None) -> None:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     item.config.stash[NEXT] = nextitem
     result = yield
-    if behaviour_of(item) and (
-        nextitem is None or not behaviour_of(nextitem) or _another_subject(item, nextitem)
-    ):
+    if behaviour_of(item) and (nextitem is None or not behaviour_of(nextitem) or _another_subject(item, nextitem)):
         item.config.stash[PROGRAMS].drop(module_of(item))
     return result
 
@@ -172,21 +163,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[Any]
-) -> Iterator[pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[pytest.TestReport]:
     report: pytest.TestReport = yield
-    if behaviour_of(item) is None or not (
-        call.when == "call" or (call.when == "setup" and not report.passed)
-    ):
+    if behaviour_of(item) is None or not (call.when == "call" or (call.when == "setup" and not report.passed)):
         return report
     result = result_of(item, call)
     item.config.stash[RESULTS].append(result)
     report.behaviour = result.to_json()  # type: ignore[attr-defined]
     if report.failed:
-        report.when = (
-            "call"  # a solution that does not start is broken; it is no error of a fixture
-        )
+        report.when = "call"  # a solution that does not start is broken; it is no error of a fixture
         _attach_story(item.config, report, result)
     return report
 
@@ -247,15 +232,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     subject = session.config.getoption("subject")
-    if (
-        subject
-        and subject.partition(":")[0] not in {"reference", "mutants"}
-        and not Path(subject).exists()
-    ):
+    if subject and subject.partition(":")[0] not in {"reference", "mutants"} and not Path(subject).exists():
         raise pytest.UsageError(
-            str(
-                Unusable(
-                    f"--subject={subject} does not exist; give a folder, a file, reference or mutants"
-                )
-            )
+            str(Unusable(f"--subject={subject} does not exist; give a folder, a file, reference or mutants"))
         )

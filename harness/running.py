@@ -41,9 +41,7 @@ class Programs:
         if key in self._running or str(module.subject.folder) in self._unstartable:
             return False
         self._build(module)
-        solution = Solution(
-            module.kata, module.subject, dict(behaviour.environment), module.peers, self.scratch
-        )
+        solution = Solution(module.kata, module.subject, dict(behaviour.environment), module.peers, self.scratch)
         self._running[key] = solution
         solution.launch()
         return True
@@ -69,9 +67,7 @@ class Programs:
         """A behaviour is done with its program; a `spent` one is not used again."""
         key = _key(module, behaviour)
         solution = self._running.get(key)
-        if solution and (
-            spent or behaviour.alone or solution.process is None or solution.expected_to_die
-        ):
+        if solution and (spent or behaviour.alone or solution.process is None or solution.expected_to_die):
             del self._running[key]
             solution.close()
 

@@ -51,18 +51,14 @@ def solution(kata: Kata) -> Subject:
     """The learner's program in the kata's own folder."""
     script = kata.folder / kata.run[-1]
     if len(kata.run) == 2 and kata.run[0] in {"python", "node"} and not script.is_file():
-        raise Unusable(
-            f"{kata.folder} has no {kata.run[-1]}; write it, or say in kata.toml what to `run`"
-        )
+        raise Unusable(f"{kata.folder} has no {kata.run[-1]}; write it, or say in kata.toml what to `run`")
     return Subject("solution", kata.folder, kata.run, kata.build)
 
 
 def reference(kata: Kata) -> Subject:
     folder = katas.REFERENCES / kata.name
     if not folder.is_dir():
-        raise Unusable(
-            f"there is no reference for `{kata.name}` here; references come with a clone of the kit"
-        )
+        raise Unusable(f"there is no reference for `{kata.name}` here; references come with a clone of the kit")
     return Subject("reference", folder, ("python", "solution.py"))
 
 
@@ -74,9 +70,7 @@ def from_path(kata: Kata, path: Path) -> Subject:
         run = (runner, path.name) if runner else (str(path),)
         return Subject(path.stem, path.parent, run)
     if not path.is_dir():
-        raise Unusable(
-            f"--subject={path} does not exist; give a folder, a file, `reference` or `mutants`"
-        )
+        raise Unusable(f"--subject={path} does not exist; give a folder, a file, `reference` or `mutants`")
     own = path / "kata.toml"
     told = katas.read(own) if own.exists() else replace(kata, path=own)
     return replace(solution(told), name=path.name)
@@ -101,16 +95,11 @@ def _mutant(path: Path, name: str, table: dict[str, Any]) -> Mutant:
             name,
             table["because"],
             tuple(table["caught_by"]),
-            tuple(
-                Edit(edit.get("file", "solution.py"), edit["find"], edit["replace"])
-                for edit in edits
-            ),
+            tuple(Edit(edit.get("file", "solution.py"), edit["find"], edit["replace"]) for edit in edits),
             path,
         )
     except KeyError as error:
-        raise Unusable(
-            f"{path}: [{name}] lacks {error}; a mutant has because, caught_by, find and replace"
-        ) from None
+        raise Unusable(f"{path}: [{name}] lacks {error}; a mutant has because, caught_by, find and replace") from None
     for edit in mutant.edits:
         plant(edit, path.parent, mutant)
     return mutant
@@ -120,9 +109,7 @@ def plant(edit: Edit, folder: Path, mutant: Mutant) -> str:
     """The text of the edited file. Raises Unusable unless the anchor stands exactly once and the text changes."""
     source = folder / edit.file
     if not source.is_file():
-        raise Unusable(
-            f"{mutant.origin}: [{mutant.name}] edits {edit.file}, which is not in {folder}"
-        )
+        raise Unusable(f"{mutant.origin}: [{mutant.name}] edits {edit.file}, which is not in {folder}")
     text = source.read_text(encoding="utf-8")
     if (count := text.count(edit.find)) != 1:
         raise Unusable(
@@ -131,9 +118,7 @@ def plant(edit: Edit, folder: Path, mutant: Mutant) -> str:
         )
     planted = text.replace(edit.find, edit.replace)
     if planted == text:
-        raise Unusable(
-            f"{mutant.origin}: [{mutant.name}] changes nothing; `replace` must differ from `find`"
-        )
+        raise Unusable(f"{mutant.origin}: [{mutant.name}] changes nothing; `replace` must differ from `find`")
     return planted
 
 
@@ -141,9 +126,7 @@ def mutate(original: Subject, mutant: Mutant, scratch: Path) -> Subject:
     """A fresh copy of `original` below `scratch` with the mistake planted in it."""
     folder = scratch / mutant.name
     if not folder.exists():
-        shutil.copytree(
-            original.folder, folder, ignore=shutil.ignore_patterns("__pycache__", "mutants.toml")
-        )
+        shutil.copytree(original.folder, folder, ignore=shutil.ignore_patterns("__pycache__", "mutants.toml"))
         for edit in mutant.edits:
             (folder / edit.file).write_text(plant(edit, folder, mutant), encoding="utf-8")
     return replace(original, name=mutant.name, folder=folder, mutant=mutant)

@@ -67,18 +67,12 @@ def merge_cases(results: list[Result]) -> list[Result]:
     return list(merged.values())
 
 
-def _write_kata(
-    reporter: Writer, config: pytest.Config, name: str, subject: str, results: list[Result]
-) -> None:
+def _write_kata(reporter: Writer, config: pytest.Config, name: str, subject: str, results: list[Result]) -> None:
     held = [result for result in results if result.verdict is Verdict.HOLDS]
     points, most = sum(result.points for result in held), sum(result.points for result in results)
     whose = "" if subject == "solution" else f" ({subject})"
-    title = (
-        f"{name}{whose}: {len(held)} of {len(results)} behaviours hold, {points} of {most} points"
-    )
-    reporter.write_sep(
-        "=", title, bold=True, green=len(held) == len(results), red=len(held) < len(results)
-    )
+    title = f"{name}{whose}: {len(held)} of {len(results)} behaviours hold, {points} of {most} points"
+    reporter.write_sep("=", title, bold=True, green=len(held) == len(results), red=len(held) < len(results))
     if results[0].untouched:
         return
     for stage in sorted({result.stage for result in results}):
@@ -96,9 +90,7 @@ def _write_stage(reporter: Writer, stage: int, results: list[Result]) -> None:
         f" {stage} {STAGES[stage]:<12}{held:>3}/{len(results):<3} {marks}",
         green=held == len(results),
     )
-    unheld = [
-        result for result in results if result.verdict not in {Verdict.HOLDS, Verdict.BLOCKED}
-    ]
+    unheld = [result for result in results if result.verdict not in {Verdict.HOLDS, Verdict.BLOCKED}]
     for result in unheld[:6]:
         what = f"{MARK[result.verdict]} {result.behaviour}: {visible(result.message)}"
         reporter.write_line("     " + shorten(what, WIDTH - 5), red=True)

@@ -89,13 +89,9 @@ class Effort:
             self._cpu = self.scene.effort()
         worked = self.scene.effort() - self._cpu
         if worked > CPU_CAP:
-            raise LimitReached(
-                f"the solution worked for {worked:.0f} s of CPU time ({why}); owed is {owed}"
-            )
+            raise LimitReached(f"the solution worked for {worked:.0f} s of CPU time ({why}); owed is {owed}")
         if now() - self._since > WALL_CAP:
-            raise LimitReached(
-                f"the solution did not come to rest within {WALL_CAP:.0f} s ({why}); owed is {owed}"
-            )
+            raise LimitReached(f"the solution did not come to rest within {WALL_CAP:.0f} s ({why}); owed is {owed}")
 
 
 def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience) -> T | None:
@@ -145,9 +141,7 @@ def until_reached(scene: Scene, happened: Callable[[], T], wanted: str) -> T:
     """Like `until`, for what merely sets the scene: if it does not come, nothing was learned (NotReached)."""
     value = _wait(scene, happened, wanted, Patience())
     if value is None:
-        raise NotReached(
-            f"the scene could not be set: {wanted}; the solution is idle, so it will not come"
-        )
+        raise NotReached(f"the scene could not be set: {wanted}; the solution is idle, so it will not come")
     return value
 
 

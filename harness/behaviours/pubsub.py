@@ -24,9 +24,7 @@ CONCEPTS = "https://docs.nats.io/nats-concepts"
 
 def protocol(section: str, rule: str) -> Source:
     """A section of the client protocol's reference, beside the rule of the brief."""
-    return Source(
-        f"{rule}; NATS client protocol, {section}", f"{DOCS}#{section.split()[0].lower()}"
-    )
+    return Source(f"{rule}; NATS client protocol, {section}", f"{DOCS}#{section.split()[0].lower()}")
 
 
 def concept(page: str, rule: str, address: str) -> Source:
@@ -46,9 +44,7 @@ def _largest_send_buffer() -> int:
     return int(path.read_text().split()[2]) if path.exists() else 4 * MIB
 
 
-FILL = (
-    _largest_send_buffer() + 2 * MIB
-)  # more than the kernel takes on behalf of a peer that does not read
+FILL = _largest_send_buffer() + 2 * MIB  # more than the kernel takes on behalf of a peer that does not read
 STALL = {"MAX_PENDING": 4 * FILL, "WRITE_DEADLINE_MS": 30_000}
 
 
@@ -126,12 +122,8 @@ def fence_all(clients: Iterable[NatsClient]) -> None:
     """Fence several clients at once."""
     pending = [(client, client.ping()) for client in clients]
     for client, number in pending:
-        client.solution.until(
-            lambda c=client, n=number: c.pongs >= n or c.ended, "PONG", client.name
-        )
-        assert client.pongs >= number, (
-            f"{client.name} is owed PONG; the connection was closed instead"
-        )
+        client.solution.until(lambda c=client, n=number: c.pongs >= n or c.ended, "PONG", client.name)
+        assert client.pongs >= number, f"{client.name} is owed PONG; the connection was closed instead"
 
 
 def sids(frames: Iterable[Frame]) -> list[str]:
@@ -146,12 +138,8 @@ def matches(pattern: str, subject: str) -> bool:
     """The rule of W4, as plainly as it can be said."""
     wanted, tokens = pattern.split("."), subject.split(".")
     if wanted[-1] == ">":
-        return len(tokens) >= len(wanted) and all(
-            w in ("*", t) for w, t in zip(wanted[:-1], tokens, strict=False)
-        )
-    return len(tokens) == len(wanted) and all(
-        w in ("*", t) for w, t in zip(wanted, tokens, strict=True)
-    )
+        return len(tokens) >= len(wanted) and all(w in ("*", t) for w, t in zip(wanted[:-1], tokens, strict=False))
+    return len(tokens) == len(wanted) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True))
 
 
 # -- stage 1: basics ------------------------------------------------------------------------------------------------
@@ -172,19 +160,11 @@ def test_handshake(broker: Broker) -> None:
 
     info = alice.info or {}
     for name in ("server_id", "version", "host"):
-        assert isinstance(info.get(name), str), (
-            f"INFO owes `{name}` as a string, and has {info.get(name)!r}"
-        )
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", info["version"]), (
-        f"`version` must read x.y.z, not {info['version']!r}"
-    )
+        assert isinstance(info.get(name), str), f"INFO owes `{name}` as a string, and has {info.get(name)!r}"
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", info["version"]), f"`version` must read x.y.z, not {info['version']!r}"
     assert info.get("proto") == 1, f"INFO owes `proto` 1, and has {info.get('proto')!r}"
-    assert isinstance(info.get("port"), int), (
-        f"INFO owes `port` as a number, and has {info.get('port')!r}"
-    )
-    assert info.get("max_payload") == 2048, (
-        f"`max_payload` must be MAX_PAYLOAD, 2048, not {info.get('max_payload')!r}"
-    )
+    assert isinstance(info.get("port"), int), f"INFO owes `port` as a number, and has {info.get('port')!r}"
+    assert info.get("max_payload") == 2048, f"`max_payload` must be MAX_PAYLOAD, 2048, not {info.get('max_payload')!r}"
 
 
 @behaviour(stage=1, source=protocol("MSG", "README W5"), needs="handshake")
@@ -266,9 +246,7 @@ def test_unsub_stops(broker: Broker) -> None:
     bob.pub(broker.subject("y"), b"y")
     bob.fence()
 
-    assert sids(alice.check()) == ["2", "3"], (
-        "only sid 1 was taken back; sids 2 and 3 are owed one message each"
-    )
+    assert sids(alice.check()) == ["2", "3"], "only sid 1 was taken back; sids 2 and 3 are owed one message each"
 
 
 @behaviour(stage=1, source=brief("W5", "one frame per sid"), needs="pub_sub_roundtrip")
@@ -279,9 +257,7 @@ def test_overlapping_subs(broker: Broker) -> None:
     bob.pub(broker.subject("a.b"), b"once")
     bob.fence()
 
-    assert sids(alice.check()) == ["1", "2", "3", "4", "5"], (
-        "five subscriptions match, so five copies are owed"
-    )
+    assert sids(alice.check()) == ["1", "2", "3", "4", "5"], "five subscriptions match, so five copies are owed"
 
 
 @behaviour(
@@ -326,9 +302,7 @@ def test_unknown_verb_closes(broker: Broker) -> None:
 
 def assert_error(frame: Frame, text: str) -> None:
     assert isinstance(frame, Err), f"-ERR '{text}' is owed, and came {frame}"
-    assert frame.text.lower() == text.lower(), (
-        f"-ERR '{text}' is owed, and came -ERR '{frame.text}'"
-    )
+    assert frame.text.lower() == text.lower(), f"-ERR '{text}' is owed, and came -ERR '{frame.text}'"
 
 
 # -- stage 2: edges -------------------------------------------------------------------------------------------------
@@ -352,9 +326,7 @@ def test_split_and_pipelined(broker: Broker) -> None:
     bob.fence()
     assert payloads(alice.messages()) == sent, "all frames of one segment are owed, in order"
 
-    frames = (
-        f"SUB {broker.subject('y')} 7\r\n".encode() + publication(broker.subject("y"), b"cut")[0]
-    )
+    frames = f"SUB {broker.subject('y')} 7\r\n".encode() + publication(broker.subject("y"), b"cut")[0]
     bob.send_in_pieces(frames[at : at + 1] for at in range(len(frames)))
     assert bob.check() == [Msg(broker.subject("y"), "7", b"cut")], (
         "frames that came byte by byte are frames all the same"
@@ -376,9 +348,7 @@ def test_case_and_blanks(broker: Broker) -> None:
     bob.fence()
 
     owed = [Msg(lower, "1", b"low"), Msg(upper, "2", b"UP")]
-    assert alice.check() == owed, (
-        "blanks and the case of verbs mean nothing, the case of subjects does"
-    )
+    assert alice.check() == owed, "blanks and the case of verbs mean nothing, the case of subjects does"
 
 
 @behaviour(stage=2, source=protocol("+OK/ERR", "README W3"), needs="pub_sub_roundtrip")
@@ -393,14 +363,10 @@ def test_verbose_ok(broker: Broker) -> None:
     alice.pub(broker.subject("nobody"), b"hi")
     alice.unsub(1)
     alice.unsub(99)
-    assert alice.check() == [Ok()] * 6, (
-        "CONNECT, SUB, SUB again, PUB, UNSUB, UNSUB of an unknown sid: one +OK each"
-    )
+    assert alice.check() == [Ok()] * 6, "CONNECT, SUB, SUB again, PUB, UNSUB, UNSUB of an unknown sid: one +OK each"
 
     alice.sub("a..b", 2)
-    assert len(refused := alice.check()) == 1, (
-        f"a refused SUB gets one -ERR and no +OK, and came {refused}"
-    )
+    assert len(refused := alice.check()) == 1, f"a refused SUB gets one -ERR and no +OK, and came {refused}"
     assert_error(refused[0], "Invalid Subject")
 
 
@@ -482,9 +448,7 @@ def test_sid_misuse(broker: Broker) -> None:
     bob.fence()
 
     got = [message.subject for message in alice.messages()]
-    assert got == [first] * 3, (
-        "sid 1 stays with its first subject, and its count goes on: 1 before, 2 more until max 3"
-    )
+    assert got == [first] * 3, "sid 1 stays with its first subject, and its count goes on: 1 before, 2 more until max 3"
 
 
 def bob_fenced(alice: NatsClient, bob: NatsClient) -> None:
@@ -508,9 +472,7 @@ def test_invalid_subject_stays(broker: Broker) -> None:
     bob.pub(broker.subject("good"), b"here")
     bob.fence()
 
-    assert payloads(alice.messages()) == [b"here"], (
-        "the sid of a refused SUB is free for a good one"
-    )
+    assert payloads(alice.messages()) == [b"here"], "the sid of a refused SUB is free for a good one"
 
 
 @behaviour(
@@ -541,12 +503,8 @@ def test_odd_subjects_match_nothing(broker: Broker) -> None:
     assert ("1", b"a.>") not in got, "a publisher's `>` is no wildcard"
     empty = [pair for pair in got if pair[1] in (b"a..b", b"a.", b".a")]
     assert not empty, f"a subject with an empty token reaches nobody, and it reached sids {empty}"
-    assert ("5", b"foobar") not in got, (
-        "`foo*` matches no more than itself: only a token that is `*` is a wildcard"
-    )
-    assert {sid for sid, payload in got if payload == b"plain"} == {"1", "3", "4"}, (
-        "a plain message is still owed"
-    )
+    assert ("5", b"foobar") not in got, "`foo*` matches no more than itself: only a token that is `*` is a wildcard"
+    assert {sid for sid, payload in got if payload == b"plain"} == {"1", "3", "4"}, "a plain message is still owed"
     assert ("4", b"foobar") in got, "`>` is owed `foobar`"
 
 
@@ -558,10 +516,7 @@ def test_odd_subjects_match_nothing(broker: Broker) -> None:
 )
 def test_queue_group_spans_patterns(broker: Broker) -> None:
     """Members whose different patterns match one message are one group."""
-    members = [
-        broker.subscriber(f"member-{n}", pattern, queue="q")
-        for n, pattern in enumerate(["a.*", "a.b", "a.>"])
-    ]
+    members = [broker.subscriber(f"member-{n}", pattern, queue="q") for n, pattern in enumerate(["a.*", "a.b", "a.>"])]
     bob = broker.client("bob")
     sent = [b"%d" % number for number in range(60)]
 
@@ -570,9 +525,7 @@ def test_queue_group_spans_patterns(broker: Broker) -> None:
     bob.fence()
 
     got = sorted((word for member in members for word in payloads(member.messages())), key=int)
-    assert got == sent, (
-        "the queue's name makes the group, not the pattern: each message once in all"
-    )
+    assert got == sent, "the queue's name makes the group, not the pattern: each message once in all"
 
 
 @behaviour(stage=2, source=protocol("+OK/ERR", "README W8"), needs="handshake", MAX_PAYLOAD=2048)
@@ -590,14 +543,10 @@ def test_max_payload(broker: Broker) -> None:
         "Maximum Payload Violation",
     )
     bob.until_closed()
-    assert alice.messages() == [], (
-        "nothing of the refused message is delivered, and alice's connection stays"
-    )
+    assert alice.messages() == [], "nothing of the refused message is delivered, and alice's connection stays"
 
 
-@behaviour(
-    stage=2, hidden=True, source=brief("W1, W8", "control line limit"), needs="pub_sub_roundtrip"
-)
+@behaviour(stage=2, hidden=True, source=brief("W1, W8", "control line limit"), needs="pub_sub_roundtrip")
 def test_control_line_limit(broker: Broker) -> None:
     """A control line without end is cut off early, and one of 4000 bytes works."""
     alice, bob = broker.client("alice"), broker.client("bob")
@@ -607,14 +556,10 @@ def test_control_line_limit(broker: Broker) -> None:
     alice.fence()
     bob.pub(long, b"far")
     bob.fence()
-    assert payloads(alice.messages()) == [b"far"], (
-        "a control line of 4000 bytes is within the limit of 4096"
-    )
+    assert payloads(alice.messages()) == [b"far"], "a control line of 4000 bytes is within the limit of 4096"
 
     bob.send(b"SUB " + b"y" * 8192, "SUB yyyy… (8196 bytes, no CRLF)")
-    assert_error(
-        bob.next_frame("-ERR 'Maximum Control Line Exceeded'"), "Maximum Control Line Exceeded"
-    )
+    assert_error(bob.next_frame("-ERR 'Maximum Control Line Exceeded'"), "Maximum Control Line Exceeded")
     bob.until_closed()
 
 
@@ -674,18 +619,14 @@ def test_sub_unsub_barrier(broker: Broker) -> None:
         fence_all(readers)
         bob.pub(broker.subject("x"), b"in")
         bob.fence()
-        assert [len(reader.messages()) for reader in readers] == [1] * 5, (
-            "after the PONG behind SUB a message is owed"
-        )
+        assert [len(reader.messages()) for reader in readers] == [1] * 5, "after the PONG behind SUB a message is owed"
 
         for reader in readers:
             reader.unsub(round_)
         fence_all(readers)
         bob.pub(broker.subject("x"), b"out")
         bob.fence()
-        assert [len(reader.messages()) for reader in readers] == [0] * 5, (
-            "after the PONG behind UNSUB none may come"
-        )
+        assert [len(reader.messages()) for reader in readers] == [0] * 5, "after the PONG behind UNSUB none may come"
 
 
 @behaviour(stage=3, source=brief("W7", "order"), needs="pub_sub_roundtrip")
@@ -704,9 +645,7 @@ def test_publisher_order_fanout(broker: Broker) -> None:
         got = [message.payload.split()[:2] for message in reader.messages()]
         for publisher in publishers:
             order = [int(number) for name, number in got if name.decode() == publisher.name]
-            assert order == list(range(25)), (
-                f"{reader.name} is owed all of {publisher.name}'s messages in their order"
-            )
+            assert order == list(range(25)), f"{reader.name} is owed all of {publisher.name}'s messages in their order"
 
 
 @behaviour(
@@ -728,9 +667,7 @@ def test_partial_publish_blocks_nobody(broker: Broker) -> None:
 
     stuck.send(b"whole\r\n")
     stuck.fence()
-    assert payloads(alice.messages()) == [b"half whole"], (
-        "the message that was cut in two is owed in one piece"
-    )
+    assert payloads(alice.messages()) == [b"half whole"], "the message that was cut in two is owed in one piece"
 
 
 @behaviour(
@@ -759,9 +696,7 @@ def test_stalled_subscriber_delays_nobody(broker: Broker) -> None:
     bob.fence()  # the publisher does not wait for the stalled one
     assert payloads(healthy.messages()) == sent, "the healthy subscriber is owed everything now"
 
-    assert payloads(broker.read_again(slow)) == sent, (
-        "the stalled one is owed everything, in order, once it reads"
-    )
+    assert payloads(broker.read_again(slow)) == sent, "the stalled one is owed everything, in order, once it reads"
 
 
 @behaviour(
@@ -781,14 +716,10 @@ def test_frames_never_interleave(broker: Broker) -> None:
     broker.solution.settled()
 
     got = sorted(payloads(broker.read_again(slow)))
-    assert got == [bytes([65 + number]) * 5000 for number in range(10)], (
-        "each payload whole, and each once"
-    )
+    assert got == [bytes([65 + number]) * 5000 for number in range(10)], "each payload whole, and each once"
 
 
-@behaviour(
-    stage=3, hidden=True, source=protocol("UNSUB", "README W3"), needs="auto_unsub_total", **STALL
-)
+@behaviour(stage=3, hidden=True, source=protocol("UNSUB", "README W3"), needs="auto_unsub_total", **STALL)
 def test_auto_unsub_race(broker: Broker) -> None:
     """Exactly max messages arrive although many publishers race, and a queue group loses none of the rest."""
     publishers = broker.clients(20, "publisher")
@@ -811,9 +742,7 @@ def test_auto_unsub_race(broker: Broker) -> None:
     fence_all(publishers[:4])
     left, stayed = payloads(leaving.messages()), payloads(steady.messages())
     assert len(left) == 5, f"the leaving member asked for 5 messages, and {len(left)} came"
-    assert len({*left, *stayed}) == 100, (
-        "what the leaving member no longer takes is owed to the one that stays"
-    )
+    assert len({*left, *stayed}) == 100, "what the leaving member no longer takes is owed to the one that stays"
 
 
 @behaviour(
@@ -832,9 +761,7 @@ def test_membership_change_mid_fanout(broker: Broker) -> None:
     """Subscriptions that come and go during a delivery disturb no one."""
     subject = broker.subject("x")
     slow = broker.stalled("x")
-    staying, leaving, dying = (
-        broker.subscriber(name, "x") for name in ("staying", "leaving", "dying")
-    )
+    staying, leaving, dying = (broker.subscriber(name, "x") for name in ("staying", "leaving", "dying"))
     coming, bob, eve = (broker.client(name) for name in ("coming", "bob", "eve"))
 
     bob.pub(subject, b"first")
@@ -846,15 +773,11 @@ def test_membership_change_mid_fanout(broker: Broker) -> None:
     eve.pub(subject, b"second")
     broker.solution.settled()
 
-    assert payloads(broker.read_again(slow)) == [b"first", b"second"], (
-        "the stalled one is owed both, complete"
-    )
+    assert payloads(broker.read_again(slow)) == [b"first", b"second"], "the stalled one is owed both, complete"
     bob.fence()
     eve.fence()
     assert payloads(staying.messages()) == [b"first", b"second"], "the one that stays is owed both"
-    assert payloads(coming.messages())[-1:] == [b"second"], (
-        "the one that came is owed what was published after it"
-    )
+    assert payloads(coming.messages())[-1:] == [b"second"], "the one that came is owed what was published after it"
 
 
 @behaviour(
@@ -875,16 +798,10 @@ def test_queue_exactly_once(broker: Broker) -> None:
     got = [payloads(member.messages()) for member in members]
     counts = Counter(word for share in got for word in share)
     assert len(counts) == 400, f"400 messages were published, and {len(counts)} of them arrived"
-    assert set(counts.values()) == {1}, (
-        f"delivered more than once: {[w for w, n in counts.items() if n > 1][:5]}"
-    )
+    assert set(counts.values()) == {1}, f"delivered more than once: {[w for w, n in counts.items() if n > 1][:5]}"
     for share in got:
         for publisher in publishers:
-            order = [
-                int(word.split()[1])
-                for word in share
-                if word.startswith(publisher.name.encode() + b" ")
-            ]
+            order = [int(word.split()[1]) for word in share if word.startswith(publisher.name.encode() + b" ")]
             assert order == sorted(order), f"a member got {publisher.name}'s messages out of order"
 
 
@@ -923,14 +840,10 @@ def test_half_frame_publishes_nothing(broker: Broker) -> None:
     bob = broker.client("bob")
     bob.pub(broker.subject("x"), b"whole")
     bob.fence()
-    assert payloads(alice.messages()) == [b"whole"], (
-        "frames that were cut off deliver nothing, a whole one does"
-    )
+    assert payloads(alice.messages()) == [b"whole"], "frames that were cut off deliver nothing, a whole one does"
 
 
-@behaviour(
-    stage=4, hidden=True, source=brief("W12", "the end of a connection"), needs="unsub_stops"
-)
+@behaviour(stage=4, hidden=True, source=brief("W12", "the end of a connection"), needs="unsub_stops")
 def test_half_close_finishes_work(broker: Broker) -> None:
     """Complete frames before a half-close are carried out, and their replies are sent before the close."""
     alice, bob, carol = (
@@ -944,21 +857,15 @@ def test_half_close_finishes_work(broker: Broker) -> None:
         alice.pub(broker.subject("mine"), b"%d" % number)
     alice.ping()
     got = alice.leave()
-    assert len(got) == 5, (
-        f"5 messages were caused before the half-close, and {len(got)} were sent before the close"
-    )
+    assert len(got) == 5, f"5 messages were caused before the half-close, and {len(got)} were sent before the close"
     assert alice.pongs == 2, "the PONG for the last PING is owed before the close"
 
     carol.pub(broker.subject("x"), b"last words")
     carol.leave()
-    assert payloads(bob.messages()) == [b"last words"], (
-        "what carol published before she left is delivered"
-    )
+    assert payloads(bob.messages()) == [b"last words"], "what carol published before she left is delivered"
 
 
-@behaviour(
-    stage=4, hidden=True, source=brief("W9, F5", "end of file as a fence"), needs="queue_one_member"
-)
+@behaviour(stage=4, hidden=True, source=brief("W9, F5", "end of file as a fence"), needs="queue_one_member")
 def test_queue_member_gone(broker: Broker) -> None:
     """When a member of a queue group is gone, the others get every message."""
     survivor, bob = broker.subscriber("survivor", "job", queue="team"), broker.client("bob")
@@ -978,9 +885,7 @@ def test_queue_member_gone(broker: Broker) -> None:
             bob.pub(broker.subject("job"), b"%d" % number)
         bob.fence()
         got = len(survivor.messages())
-        assert got == 5, (
-            f"5 jobs were published after a member had gone, and the one that is left got {got}"
-        )
+        assert got == 5, f"5 jobs were published after a member had gone, and the one that is left got {got}"
 
 
 @behaviour(
@@ -1058,9 +963,7 @@ def flood(publisher: NatsClient, healthy: NatsClient, subject: str, total: int) 
             publisher.pub(subject, b"%08d" % number + bytes(size - 8))
         publisher.fence()
         got = [int(message.payload[:8]) for message in healthy.messages()]
-        assert got == list(range(sent, sent + 4)), (
-            "the healthy subscriber is owed every message, in order"
-        )
+        assert got == list(range(sent, sent + 4)), "the healthy subscriber is owed every message, in order"
         sent += 4
     return sent
 
@@ -1068,9 +971,7 @@ def flood(publisher: NatsClient, healthy: NatsClient, subject: str, total: int) 
 HEARTBEAT = {"PING_INTERVAL_MS": 60, "PING_MAX_OUT": 3}
 
 
-@behaviour(
-    stage=4, source=protocol("PING/PONG", "README W10"), needs="queue_one_member", **HEARTBEAT
-)
+@behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="queue_one_member", **HEARTBEAT)
 def test_silent_peer_evicted(broker: Broker) -> None:
     """A peer that answers no PING is cut after PING_MAX_OUT of them, and its queue share goes to others."""
     silent, live = broker.client("silent"), broker.client("live")
@@ -1092,9 +993,7 @@ def test_silent_peer_evicted(broker: Broker) -> None:
     assert len(live.messages()) == 20, "the live member is owed all of the work"
 
 
-@behaviour(
-    stage=4, source=protocol("PING/PONG", "README W10"), needs="pub_sub_roundtrip", **HEARTBEAT
-)
+@behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="pub_sub_roundtrip", **HEARTBEAT)
 def test_idle_live_peer_kept(broker: Broker) -> None:
     """An idle peer that answers each PING is kept."""
     idle, bob = broker.subscriber("idle", "x"), broker.client("bob")
@@ -1137,9 +1036,7 @@ def test_sigterm_drains(broker: Broker) -> None:
     broker.solution.settled()
     slow.read_again()
     got = [int(message.payload[:8]) for message in slow.until_closed() if isinstance(message, Msg)]
-    assert got == list(range(total)), (
-        f"{total} messages were accepted before SIGTERM, and {len(got)} were delivered"
-    )
+    assert got == list(range(total)), f"{total} messages were accepted before SIGTERM, and {len(got)} were delivered"
     broker.solution.until_exit()
 
     broker.solution.restart(same_port=True)
@@ -1223,9 +1120,7 @@ def subscribe(client: NatsClient, broker: Broker, number: int, word: str) -> Non
     client.fence()
 
 
-@behaviour(
-    stage=5, hidden=True, source=brief("W14", "the cost of SUB and UNSUB"), needs="unsub_stops"
-)
+@behaviour(stage=5, hidden=True, source=brief("W14", "the cost of SUB and UNSUB"), needs="unsub_stops")
 def test_unsub_cost(broker: Broker) -> None:
     """Taking one subscription back costs the same however many there are."""
 
@@ -1254,9 +1149,7 @@ def test_subject_memory(broker: Broker) -> None:
         nonlocal number
         padding = "x" * 1000
         for _ in range(count // 500):
-            frames = [
-                f"PUB {broker.subject(f'{number + n}.{padding}')} 0\r\n\r\n" for n in range(500)
-            ]
+            frames = [f"PUB {broker.subject(f'{number + n}.{padding}')} 0\r\n\r\n" for n in range(500)]
             number += 500
             bob.send("".join(frames).encode(), "500 × PUB, each to a new subject of 1 KB")
             bob.fence()
@@ -1264,9 +1157,7 @@ def test_subject_memory(broker: Broker) -> None:
 
     before = publish(3000)
     grown = publish(12000) - before
-    assert grown <= 8 * MIB, (
-        f"12000 new subjects of 1 KB, 12 MB in all, grew the broker by {grown / MIB:.1f} MiB"
-    )
+    assert grown <= 8 * MIB, f"12000 new subjects of 1 KB, 12 MB in all, grew the broker by {grown / MIB:.1f} MiB"
 
 
 @behaviour(

@@ -74,9 +74,7 @@ class NatsClient:
         self._expected_pongs = 0
         self._pongs: list[int] = []  # for each PONG, how many frames had arrived before it
         self._arrived = self._taken = 0
-        self._body: tuple[bytes, bytes, bytes, int] | None = (
-            None  # MSG whose payload is not complete
-        )
+        self._body: tuple[bytes, bytes, bytes, int] | None = None  # MSG whose payload is not complete
         self.connection: Connection = solution.connect(name, receive_buffer)
         self.connection.on_bytes = self._parse
 
@@ -123,9 +121,7 @@ class NatsClient:
     def greeted(self) -> NatsClient:
         """Wait for INFO, send CONNECT, and fence: the usual beginning."""
         self.solution.until(lambda: self.info is not None or self.ended, "INFO", self.name)
-        assert self.info is not None, (
-            f"the broker owes {self.name} an INFO line, and closed the connection instead"
-        )
+        assert self.info is not None, f"the broker owes {self.name} an INFO line, and closed the connection instead"
         self.connect()
         self.fence()
         return self
@@ -153,9 +149,7 @@ class NatsClient:
         """Wait until `number` frames are there, and take them."""
         self.solution.until(lambda: len(self.frames) >= number or self.ended, owed, self.name)
         got = len(self.frames)
-        assert got >= number, (
-            f"{self.name} is owed {owed}; {got} arrived, then the connection was closed"
-        )
+        assert got >= number, f"{self.name} is owed {owed}; {got} arrived, then the connection was closed"
         return self._take(number)
 
     def until_closed(self) -> list[Frame]:
@@ -198,8 +192,7 @@ class NatsClient:
         if len(self._pongs) < number:
             last = next((frame for frame in reversed(self.frames) if isinstance(frame, Err)), None)
             raise Broken(
-                f"{self.name} is owed PONG; the connection was closed instead"
-                + (f" with {last}" if last else "")
+                f"{self.name} is owed PONG; the connection was closed instead" + (f" with {last}" if last else "")
             )
         return self._pongs[number - 1]
 
@@ -208,9 +201,7 @@ class NatsClient:
         self._taken += len(taken)
         for frame in taken:
             if isinstance(frame, Garbage):
-                raise Broken(
-                    f"{self.name} got bytes that are no NATS frame: {frame.line[:120]!r} ({frame.why})"
-                )
+                raise Broken(f"{self.name} got bytes that are no NATS frame: {frame.line[:120]!r} ({frame.why})")
         return taken
 
     def _message(self, frame: Frame) -> Msg:
@@ -255,11 +246,7 @@ class NatsClient:
                 self._arrive(Ok(), line, "+OK")
             case b"-ERR":
                 found = ERR.fullmatch(text)
-                frame = (
-                    Err(found[1].decode(errors="replace"))
-                    if found
-                    else Garbage(line, "-ERR wants a quoted text")
-                )
+                frame = Err(found[1].decode(errors="replace")) if found else Garbage(line, "-ERR wants a quoted text")
                 self._arrive(frame, line)
             case b"INFO":
                 self._info(text, line)
@@ -279,9 +266,7 @@ class NatsClient:
     def _control_line(self, text: bytes, line: bytes) -> None:
         found = MSG.fullmatch(text)
         if found is None:
-            self._arrive(
-                Garbage(line, "MSG <subject> <sid> [reply-to] <#bytes>, joined by one space"), line
-            )
+            self._arrive(Garbage(line, "MSG <subject> <sid> [reply-to] <#bytes>, joined by one space"), line)
             return
         self._body = found[1], found[2], found[3] or b"", int(found[4])
 

@@ -42,9 +42,7 @@ class Call(NamedTuple):
 
 def _milliseconds(position: int) -> Callable[[Arguments, Memory], Timeout | None]:
     def decode(arguments: Arguments, memory: Memory) -> Timeout | None:
-        value = (
-            arguments[position] & 0xFFFFFFFF
-        )  # a C int: -1, for ever, comes with or without its upper half
+        value = arguments[position] & 0xFFFFFFFF  # a C int: -1, for ever, comes with or without its upper half
         return None if value >= 1 << 31 else Timeout(value / 1000, None)
 
     return decode
@@ -59,9 +57,7 @@ def _span(position: int, fraction: float = 1e-9) -> Callable[[Arguments, Memory]
     return decode
 
 
-def _timeout(
-    address: int, memory: Memory, clock: int | None, fraction: float = 1e-9
-) -> Timeout | None:
+def _timeout(address: int, memory: Memory, clock: int | None, fraction: float = 1e-9) -> Timeout | None:
     if not address:
         return None
     whole, part = struct.unpack("=qq", memory(address, 16))
@@ -80,9 +76,7 @@ def _futex(arguments: Arguments, memory: Memory) -> Timeout | None:
     if command == FUTEX_LOCK_PI:
         return _timeout(arguments[3], memory, REALTIME)
     if command in (FUTEX_WAIT_BITSET, FUTEX_WAIT_REQUEUE_PI, FUTEX_LOCK_PI2):
-        return _timeout(
-            arguments[3], memory, REALTIME if arguments[1] & FUTEX_CLOCK_REALTIME else MONOTONIC
-        )
+        return _timeout(arguments[3], memory, REALTIME if arguments[1] & FUTEX_CLOCK_REALTIME else MONOTONIC)
     return None
 
 

@@ -34,9 +34,7 @@ _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=IHHIIBBBBI")
 _PORTS = struct.Struct(">HH")
 _SOCKET = struct.Struct("=IIII")  # rqueue, wqueue, uid, inode
-_INFO = struct.Struct(
-    "=128xQ8xI52xQQ"
-)  # of tcp_info: bytes_received, notsent, bytes_sent, bytes_retrans
+_INFO = struct.Struct("=128xQ8xI52xQQ")  # of tcp_info: bytes_received, notsent, bytes_sent, bytes_retrans
 
 
 class NotShown(Exception):
@@ -82,9 +80,7 @@ class SocketDiag:
             raise NotShown(f"sock_diag: {error}") from error
 
     def _try_out(self) -> None:
-        with (
-            socket.socket() as probe
-        ):  # without its module the kernel answers everything with ENOENT
+        with socket.socket() as probe:  # without its module the kernel answers everything with ENOENT
             probe.bind(("127.0.0.1", 0))
             probe.listen()
             if self.listener(*probe.getsockname()) is None:
@@ -178,7 +174,7 @@ def _end(message: bytes) -> TcpEnd | None:
             received, notsent, sent, retrans = _INFO.unpack_from(message, position + 4)
             return TcpEnd(state, rqueue, wqueue, inode, True, received, sent, retrans, notsent)
         position += length + 3 & ~3
-    # A closed socket that waits for the other FIN, or for time to pass, has nothing to count any more.
+    # A closed socket in FIN_WAIT2 or TIME_WAIT has nothing to count any more.
     return TcpEnd(state, rqueue, wqueue, inode, False)
 
 
@@ -234,9 +230,7 @@ def _readable(text: str) -> Address:
         data = b"".join(data[start : start + 4][::-1] for start in range(0, len(data), 4))
     if len(data) == 16 and data.startswith(bytes(10) + b"\xff\xff"):
         data = data[12:]
-    return socket.inet_ntop(socket.AF_INET6 if len(data) == 16 else socket.AF_INET, data), int(
-        port, 16
-    )
+    return socket.inet_ntop(socket.AF_INET6 if len(data) == 16 else socket.AF_INET, data), int(port, 16)
 
 
 Tcp = SocketDiag | ProcNetTcp

@@ -174,19 +174,14 @@ class ProcessTree:
         """CPU time of the whole tree, also of what is gone, as far as it was seen: only grows."""
         self._list()
         self._read()
-        return (
-            self._gone_nanoseconds + sum(t.cpu_nanoseconds() for t in self._threads.values())
-        ) / 1e9
+        return (self._gone_nanoseconds + sum(t.cpu_nanoseconds() for t in self._threads.values())) / 1e9
 
     def rss_bytes(self) -> int:
         return sum(int(text.split()[1]) * PAGE for text in self._texts("statm"))
 
     def pss_bytes(self) -> int:
         """Memory with each shared page divided by its sharers."""
-        found = (
-            re.search(rb"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-            for text in self._texts("smaps_rollup")
-        )
+        found = (re.search(rb"^Pss:\s+(\d+) kB", text, re.MULTILINE) for text in self._texts("smaps_rollup"))
         return sum(int(match[1]) * 1024 for match in found if match)
 
     def _texts(self, name: str) -> Iterator[bytes]:

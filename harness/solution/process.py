@@ -26,9 +26,7 @@ def command(subject: Subject, words: tuple[str, ...]) -> list[str]:
     if os.sep in program:
         return [str((subject.folder / program).resolve()), *arguments]
     if shutil.which(program) is None:
-        raise Unusable(
-            f"`{program}` is not installed, and {subject.folder} is run by `{' '.join(words)}`; install it"
-        )
+        raise Unusable(f"`{program}` is not installed, and {subject.folder} is run by `{' '.join(words)}`; install it")
     return [program, *arguments]
 
 
@@ -37,9 +35,7 @@ def build(subject: Subject) -> None:
     if not subject.build:
         return
     words = command(subject, subject.build)
-    done = subprocess.run(
-        words, cwd=subject.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+    done = subprocess.run(words, cwd=subject.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         lines = "\n".join(done.stdout.decode(errors="replace").splitlines()[-LAST_LINES:])
         raise Unusable(
@@ -50,9 +46,7 @@ def build(subject: Subject) -> None:
 class Process:
     """One run of a subject's program."""
 
-    def __init__(
-        self, subject: Subject, environment: dict[str, str], scratch: Scratch, home: Path, log: Path
-    ) -> None:
+    def __init__(self, subject: Subject, environment: dict[str, str], scratch: Scratch, home: Path, log: Path) -> None:
         self.log, self.scratch = log, scratch
         private = {"HOME": str(home), "TMPDIR": str(home), MARK: scratch.mark}
         inherited = {key: os.environ[key] for key in PASSED_ON if key in os.environ}

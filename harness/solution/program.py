@@ -155,13 +155,14 @@ class Solution:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Stop the whole solution (SIGSTOP) while the harness writes; then it finds everything at once."""
+        process = self._running
         self.record.note(self.record.solution, "is frozen")
-        self._running.signal_group(signal.SIGSTOP)
+        process.signal_group(signal.SIGSTOP)
         try:
             yield
             waiting.until_flushed(self)
         finally:
-            self._running.signal_group(signal.SIGCONT)
+            process.signal_group(signal.SIGCONT)
             self.record.note(self.record.solution, "goes on")
 
     def terminate(self) -> None:
@@ -195,9 +196,7 @@ class Solution:
         return self.watch.look(self._ends(), lambda: self.network.turn(0))
 
     def _ends(self) -> list[End]:
-        self.network.departed = [
-            end for end in self.network.departed if not self.watch.noticed(end)
-        ]
+        self.network.departed = [end for end in self.network.departed if not self.watch.noticed(end)]
         return [*self.network.parties(Connection), *self.network.departed]  # type: ignore[list-item]
 
     def cpu_seconds(self) -> float:

@@ -197,7 +197,7 @@ class Settle:
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._since = seen, now
-        return max(self._since + SETTLE - now, 0.0)
+        return max(SETTLE - (now - self._since), 0.0)
 
 
 class SettleWatch:
@@ -208,14 +208,10 @@ class SettleWatch:
         self._settle = Settle()
 
     def look(self, ends: Iterable[End], readable: Callable[[], bool]) -> Look:
-        moved = tuple(
-            (end.local, end.remote, end.sent, end.received, end.sent_fin, end.reset) for end in ends
-        )
+        moved = tuple((end.local, end.remote, end.sent, end.received, end.sent_fin, end.reset) for end in ends)
         if self._settle.left(moved) > 0:
             return Look(False, "something moved a moment ago", None)
-        return (
-            Look(False, "something has just arrived", None) if readable() else Look(True, "", None)
-        )
+        return Look(False, "something has just arrived", None) if readable() else Look(True, "", None)
 
     def noticed(self, end: End) -> bool:
         """Nothing shows it, so it is taken for granted."""

@@ -44,12 +44,8 @@ def draw(events: list[Event], solution: str, width: int = WIDTH) -> list[Row]:
     rows = [canvas.header(), *_fold(shown, canvas)]
     hidden = len(told) - len(shown)
     if hidden:
-        others = len(
-            {party for event in told for party in (event.source, event.target)} - set(parties)
-        )
-        rows.append(
-            Row(f"{'':{TIME}}({hidden} events with {others} other parties are not drawn)", "quiet")
-        )
+        others = len({party for event in told for party in (event.source, event.target)} - set(parties))
+        rows.append(Row(f"{'':{TIME}}({hidden} events with {others} other parties are not drawn)", "quiet"))
     return rows
 
 
@@ -58,20 +54,11 @@ def _parties(events: list[Event], told: list[Event], solution: str) -> list[str]
     everyone = dict.fromkeys(party for event in told for party in (event.source, event.target))
     everyone.pop(solution, None)
     if len(everyone) > MOST_COLUMNS - 1:
-        busy = Counter(
-            party for event in told for party in {event.source, event.target} - {solution}
-        )
-        last = [
-            party
-            for event in reversed(told)
-            for party in (event.source, event.target)
-            if party != solution
-        ]
+        busy = Counter(party for event in told for party in {event.source, event.target} - {solution})
+        last = [party for event in reversed(told) for party in (event.source, event.target) if party != solution]
         ranked = list(dict.fromkeys(last[:2] + [party for party, _ in busy.most_common()]))
         everyone = {party: None for party in everyone if party in ranked[: MOST_COLUMNS - 1]}
-    servers = {
-        event.target for event in events if event.kind == "open" and event.source == solution
-    }
+    servers = {event.target for event in events if event.kind == "open" and event.source == solution}
     clients = [party for party in everyone if party not in servers]
     return [*clients, solution, *(party for party in everyone if party in servers)]
 

@@ -49,10 +49,7 @@ def _field(name: str, text: str, tone: str = "plain") -> list[Row]:
         for part in textwrap.wrap(line, WIDTH - LABEL, break_on_hyphens=False) or [""]
     ]
     names = [name, *[""] * (len(lines) - 1)]
-    return [
-        Row(f"{label:<{LABEL}}{line}".rstrip(), tone)
-        for label, line in zip(names, lines, strict=True)
-    ]
+    return [Row(f"{label:<{LABEL}}{line}".rstrip(), tone) for label, line in zip(names, lines, strict=True)]
 
 
 def _printed(output: str) -> list[Row]:

@@ -33,9 +33,7 @@ class Network:
         self.record = record
         self._selector = selectors.DefaultSelector()
         self._watched: dict[Party, int] = {}
-        self.departed: list[
-            Party
-        ] = []  # closed by the harness; the solution may not have noticed yet
+        self.departed: list[Party] = []  # closed by the harness; the solution may not have noticed yet
 
     def __contains__(self, party: Party) -> bool:
         return party in self._watched

@@ -97,9 +97,7 @@ class Connection:
 
     def half_close(self) -> None:
         """FIN after everything that was sent: nothing more will come from here, answers are still read."""
-        self.network.record.add(
-            "fin", self.name, self.peer, "half-closes (FIN)", connection=self.name
-        )
+        self.network.record.add("fin", self.name, self.peer, "half-closes (FIN)", connection=self.name)
         self._fin_due = True
         self._flush()
         self._refresh()
@@ -108,9 +106,7 @@ class Connection:
         """Reset (RST): the other side learns at once that nobody is left, also a server that only writes."""
         if self.closed:
             return
-        self.network.record.add(
-            "reset", self.name, self.peer, "hangs up (RST)", connection=self.name
-        )
+        self.network.record.add("reset", self.name, self.peer, "hangs up (RST)", connection=self.name)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.reset = True
         self.close()
@@ -222,9 +218,7 @@ class Connection:
             self.inbox += data
         else:
             self.eof = True
-            self.network.record.add(
-                "fin", self.peer, self.name, "closes (EOF)", connection=self.name
-            )
+            self.network.record.add("fin", self.peer, self.name, "closes (EOF)", connection=self.name)
         self._tell()
         return True
 
@@ -246,36 +240,44 @@ def answers(address: Address) -> bool:
 class Listener:
     """A listening socket of the harness, on a free port of the loopback address."""
 
-    def __init__(
-        self, network: Network, name: str, peer: str, on_accept: Callable[[Connection], None]
-    ) -> None:
+    def __init__(self, network: Network, name: str, peer: str, on_accept: Callable[[Connection], None]) -> None:
         self.network, self.name, self.peer, self.on_accept = network, name, peer, on_accept
-        self.closed = False
+        self.address: Address = ("127.0.0.1", 0)
+        self.sock: socket.socket | None = None
+        self.open()
+
+    def open(self) -> None:
+        """Listen, on the same port as before if it was shut."""
+        if self.sock:
+            return
         self.sock = socket.socket()
-        self.sock.bind(("127.0.0.1", 0))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.sock.bind(self.address)
         self.sock.listen(1024)
         self.sock.setblocking(False)
-        self.address: Address = self.sock.getsockname()[:2]
-        network.add(self)
+        self.address = self.sock.getsockname()[:2]
+        self.network.add(self)
 
     def fileno(self) -> int:
-        return self.sock.fileno()
+        return self.sock.fileno() if self.sock else -1
 
     def interest(self) -> int:
         return READ
 
     def on_ready(self, events: int) -> bool:
         moved = False
-        while True:
+        while self.sock:
             try:
                 sock, _ = self.sock.accept()
             except BlockingIOError:
-                return moved
+                break
             moved = True
             self.on_accept(Connection.accepted(self.network, sock, self.name, self.peer))
+        return moved
 
     def close(self) -> None:
-        if not self.closed:
-            self.closed = True
+        """Listen no more: connections are refused from now on."""
+        if self.sock:
             self.network.remove(self)
             self.sock.close()
+            self.sock = None

@@ -128,9 +128,7 @@ class Broker:
         self.subjects = Subjects()
         self.turns = itertools.count(1)
 
-    def publish(
-        self, publisher: "Connection", subject: bytes, reply: bytes | None, payload: bytes
-    ) -> None:
+    def publish(self, publisher: "Connection", subject: bytes, reply: bytes | None, payload: bytes) -> None:
         receivers = self.receivers(publisher, subject)
         head = b"" if reply is None else reply + b" "
         tail = b"%b%d\r\n%b\r\n" % (head, len(payload), payload)
@@ -421,9 +419,7 @@ async def main() -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # Without SO_REUSEADDR the connections of the last process would bar this one from its port.
-    server = await loop.create_server(
-        lambda: Connection(broker), HOST, PORT, reuse_address=True, backlog=1024
-    )
+    server = await loop.create_server(lambda: Connection(broker), HOST, PORT, reuse_address=True, backlog=1024)
     await stop.wait()
     server.close()
     await broker.shut_down()

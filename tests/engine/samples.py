@@ -1,4 +1,4 @@
-"""Sample servers and the harness's own network around them, for the tests and benchmarks of quiet."""
+"""Sample servers in the harness's own network, for the tests and benchmarks of quiet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from harness.solution.kernel import ProcessTree
@@ -66,7 +67,9 @@ class Sample:
         """Drain the harness's side, then look."""
         while self.network.turn():
             pass
-        ends = [*self.network.parties(Connection), *self.network.departed]
+        departed = [end for end in self.network.departed if not self.watch.noticed(end)]
+        self.network.departed = departed
+        ends = [*self.network.parties(Connection), *departed]
         return self.watch.look(ends, self.network.turn)
 
     def looks_until(self, wanted: Callable[[Look], bool]) -> list[Look]:
@@ -89,11 +92,9 @@ class Sample:
         return self.looks_until(lambda look: look.quiet and look.next_timer is None)
 
     def close(self) -> None:
-        strays = self.tree.pids()
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        for pid in set(strays) - {self.process.pid}:
+        for pid in self.tree.pids():
             _kill(pid)
+        self.process.wait()
         self.network.close()
         self.watch.close()
         self.tree.close()
@@ -101,10 +102,8 @@ class Sample:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def answered(connection: Connection) -> bool:

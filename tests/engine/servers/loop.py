@@ -1,8 +1,9 @@
-"""One asyncio loop. `thread N` computes in a thread, `fork N` in a child that exits, `exit N` exits."""
+"""One asyncio loop. `thread N` computes in a thread, `fork N` in a child, `exit N` ends it."""
 
 import asyncio
 import os
 import sys
+from contextlib import suppress
 
 from work import ADDRESS, done, parse, spin
 
@@ -16,6 +17,12 @@ def compute_in_a_child(milliseconds: int) -> None:
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        await answer_all(reader, writer)
+    writer.close()
+
+
+async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while line := await reader.readline():
         mode, number = parse(line)
         match mode:
@@ -33,7 +40,6 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             case "exit":
                 sys.exit(number)
         writer.write(done(mode, number))
-    writer.close()
 
 
 async def main() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from contextlib import suppress
 
 from work import ADDRESS, done, parse, spin
 
@@ -28,12 +29,13 @@ async def main() -> None:
     to_child, from_child = worker.stdin, worker.stdout
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            if line.startswith(b"deaf"):
-                writer.transport.pause_reading()
-                await asyncio.get_running_loop().create_future()
-            to_child.write(line)
-            writer.write(await from_child.readline())
+        with suppress(ConnectionError):
+            while line := await reader.readline():
+                if line.startswith(b"deaf"):
+                    writer.transport.pause_reading()
+                    await asyncio.get_running_loop().create_future()
+                to_child.write(line)
+                writer.write(await from_child.readline())
         writer.close()
 
     server = await asyncio.start_server(serve, *ADDRESS)

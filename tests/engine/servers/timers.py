@@ -1,4 +1,4 @@
-"""Listens, and sleeps in the call that its argument names for the milliseconds that N names; then ends."""
+"""Listens, and sleeps for N milliseconds in the call that its argument names; then ends."""
 
 import ctypes
 import os

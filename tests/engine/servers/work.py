@@ -1,12 +1,13 @@
-"""What all the sample servers do, one line at a time: a request is "MODE N", the answer "done MODE N".
+"""What all the sample servers do: a request is a line "MODE N", its answer a line "done MODE N".
 
-quick: at once. work: after N ms of computing. later: after a timer of N ms. big: with N bytes before it.
+quick: at once. work: after N ms of computing. later: after a timer of N ms. big: after N bytes more.
 deaf: nothing, and this connection is never read again. The rest belongs to one server each.
 """
 
 import os
 import socket
 import time
+from contextlib import suppress
 
 ADDRESS = (os.environ["HOST"], int(os.environ["PORT"]))
 
@@ -29,8 +30,8 @@ def done(mode: str, number: int) -> bytes:
 
 
 def serve_blocking(connection: socket.socket) -> None:
-    """One connection by blocking calls, from its first line to its end."""
-    with connection, connection.makefile("rb") as lines:
+    """One connection by blocking calls, from its first line to its end, or its reset."""
+    with suppress(ConnectionError), connection, connection.makefile("rb") as lines:
         for line in lines:
             mode, number = parse(line)
             if mode == "deaf":
