@@ -8,13 +8,14 @@
 (1) is cut short by (3): when the solution is quiet the event will never come, and that is known in
 milliseconds. A solution that is still working gets more time, however slow the machine is, up to a bound on
 its own work that is reported as a limit. A timer that is due may belong to a program that polls or batches:
-it is waited for, until it has fired `TICKS` times over at least `TICK_SPAN` seconds without effect.
+it is waited for, until it has fired `TICKS` times over at least `TICK_SPAN` seconds without effect, or for as long
+as the longest duration that the solution was told.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from harness.solution.process import how_it_ended
@@ -32,7 +33,7 @@ CPU_CAP = 5.0  # seconds of work by the solution since anything last moved
 START_CAP = 10.0  # seconds until a solution must listen; see the launch contract
 ANY_ADDRESS = ("0.0.0.0", "::", "::ffff:127.0.0.1")
 WALL_CAP = 40.0  # seconds, for a solution that neither works nor rests
-TICKS, TICK_SPAN, TIMER_PATIENCE = 3, 0.3, 2.0
+TICKS, TICK_SPAN, TIMER_PATIENCE = 3, 0.3, 2.5
 BATCH_TIMER = 0.02  # seconds; a timer this short is part of the work at hand (a batched write), not a later act
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
 
@@ -47,30 +48,48 @@ class Scene(Protocol):
     def turn(self, seconds: float = 0.0) -> bool: ...
     def look(self) -> Look: ...
     def effort(self) -> float: ...
+    def longest_duration(self) -> float: ...
     def require_alive(self, owed: str) -> None: ...
     def listening(self) -> list[tuple[str, int]]: ...
     def exit_status(self) -> int | None: ...
 
 
 class Patience:
-    """How long a quiet solution is given for the timers that it sleeps on."""
+    """How long a quiet solution is given for the timers that it sleeps on.
+
+    Every timer that is in sight when the solution first rests is waited for, and so are those that follow it:
+    a program that polls needs a few rounds, and one loop's tick may hide a later timer of the same loop.
+    """
 
     def __init__(self, horizon: float = TIMER_PATIENCE, span: float = TICK_SPAN) -> None:
         self.horizon, self.span = horizon, span
-        self.ticks = 0
         self.idle = 0.0
+        self.progress()
 
-    def pause(self, next_timer: float | None) -> float | None:
+    def progress(self) -> None:
+        """Something moved: the solution is at work, in rounds that its timers set."""
+        self._ticks = 0
+        self._goal: float | None = None
+
+    def pause(self, timers: Sequence[float]) -> float | None:
         """Seconds worth waiting for the next timer, None when no timer is worth it."""
-        if next_timer is None or next_timer > self.horizon - self.idle:
+        near = [timer for timer in timers if timer <= self.horizon - self.idle]
+        if not near:
             return None
-        if self.ticks >= TICKS and self.idle >= self.span:
+        if self._goal is None:
+            self._goal = self.idle + max(*near, self.span)
+        if self._ticks >= TICKS and self.idle >= self._goal:
             return None
-        return max(next_timer, 0.0) + 0.001
+        return max(min(near), 0.0) + 0.001
 
     def spent(self, seconds: float) -> None:
-        self.ticks += 1
+        self._ticks += 1
         self.idle += seconds
+
+
+def patience_with(scene: Scene) -> Patience:
+    """Patience for as long as the solution may let pass by the durations that it was given."""
+    return Patience(span=max(TICK_SPAN, 1.2 * scene.longest_duration()))
 
 
 class Effort:
@@ -100,6 +119,7 @@ def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience
     while True:
         if scene.turn():
             effort.renew()
+            patience.progress()
             pause = FIRST_PAUSE
             continue
         if value := happened():
@@ -109,12 +129,15 @@ def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience
             if value := happened():  # what the kernel tells (an exit) may have come since
                 return value
             scene.require_alive(owed)
-            timer = patience.pause(look.next_timer)
+            timer = patience.pause(look.timers)
             if timer is None:
                 return None
             before = now()
-            scene.turn(timer)
+            moved = scene.turn(timer)
             patience.spent(now() - before)
+            if moved:
+                effort.renew()
+                patience.progress()
         else:
             effort.check(owed, look.busy_because)
             scene.turn(pause)
@@ -128,7 +151,7 @@ def until(scene: Scene, happened: Callable[[], T], owed: str, to: str = "") -> T
 
     Raises Broken as soon as it can't come any more, LimitReached when that could not be decided.
     """
-    value = _wait(scene, happened, owed, Patience())
+    value = _wait(scene, happened, owed, patience_with(scene))
     if value is None:
         record = scene.record
         record.owed(record.solution, to or record.solution, owed)
@@ -139,7 +162,7 @@ def until(scene: Scene, happened: Callable[[], T], owed: str, to: str = "") -> T
 
 def until_reached(scene: Scene, happened: Callable[[], T], wanted: str) -> T:
     """Like `until`, for what merely sets the scene: if it does not come, nothing was learned (NotReached)."""
-    value = _wait(scene, happened, wanted, Patience())
+    value = _wait(scene, happened, wanted, patience_with(scene))
     if value is None:
         raise NotReached(f"the scene could not be set: {wanted}; the solution is idle, so it will not come")
     return value
@@ -174,7 +197,7 @@ def until_listening(scene: Scene) -> str:
         status = scene.exit_status()
         if status is not None:
             return f"it {how_it_ended(status)} before it listened on {host}:{port}"
-        pause = patience.pause(look.next_timer) if look.quiet else LONGEST_PAUSE
+        pause = patience.pause(look.timers) if look.quiet else LONGEST_PAUSE
         if pause is None:
             return f"it is idle, but does not listen on {host}:{port}" + _elsewhere(listening)
         before = now()

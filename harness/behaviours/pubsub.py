@@ -5,10 +5,11 @@ Every negative check stands behind a fence: PING, and its PONG. What has not arr
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -923,8 +924,9 @@ def test_bad_peer_isolated(broker: Broker) -> None:
     bob.pub(broker.subject("x"), b"still here")
     bob.fence()
     assert payloads(alice.messages()) == [b"still here"], "a healthy pair notices nothing"
-    left = broker.solution.sockets() - before
-    assert left <= 2, f"60 clients are gone, and {left} of their sockets are still open"
+    broker.solution.until(
+        lambda: broker.solution.sockets() <= before + 2, "an end of the sockets of 60 clients that are gone"
+    )
 
 
 @behaviour(
@@ -1142,22 +1144,30 @@ def test_unsub_cost(broker: Broker) -> None:
 @behaviour(stage=5, hidden=True, source=brief("W14", "memory"), needs="pub_sub_roundtrip")
 def test_subject_memory(broker: Broker) -> None:
     """Publishing to ever new subjects does not grow the process."""
-    bob = broker.client("bob")
-    number = 0
+    bob, numbers = broker.client("bob"), itertools.count()
+    padding = "x" * 1000
 
-    def publish(count: int) -> int:
-        nonlocal number
-        padding = "x" * 1000
-        for _ in range(count // 500):
-            frames = [f"PUB {broker.subject(f'{number + n}.{padding}')} 0\r\n\r\n" for n in range(500)]
-            number += 500
+    def publish_to_4000_new_subjects() -> None:
+        for _ in range(8):
+            frames = [f"PUB {broker.subject(f'{next(numbers)}.{padding}')} 0\r\n\r\n" for _ in range(500)]
             bob.send("".join(frames).encode(), "500 × PUB, each to a new subject of 1 KB")
             bob.fence()
-        return broker.solution.memory_bytes()
 
-    before = publish(3000)
-    grown = publish(12000) - before
-    assert grown <= 8 * MIB, f"12000 new subjects of 1 KB, 12 MB in all, grew the broker by {grown / MIB:.1f} MiB"
+    assert_levels_off(broker, publish_to_4000_new_subjects, "4000 messages to new subjects of 1 KB", 2 * MIB)
+
+
+def assert_levels_off(broker: Broker, step: Callable[[], object], what: str, most: int) -> None:
+    """Repeat `step` until the broker grows by less than `most` bytes: garbage collectors take some time to get there."""
+    step()
+    grown: list[float] = []
+    for _ in range(10):
+        before = broker.solution.memory_bytes()
+        step()
+        grown.append((broker.solution.memory_bytes() - before) / MIB)
+        if grown[-1] * MIB < most:
+            return
+    sizes = ", ".join(f"{size:.1f}" for size in grown)
+    raise AssertionError(f"{what}, and again and again: each time the broker grew, by {sizes} MiB")
 
 
 @behaviour(
@@ -1171,18 +1181,12 @@ def test_subject_memory(broker: Broker) -> None:
 def test_slow_consumer_memory(broker: Broker) -> None:
     """A slow consumer costs the broker little more than MAX_PENDING."""
     healthy, bob = broker.subscriber("healthy", "x"), broker.client("bob")
-    flood(bob, healthy, broker.subject("x"), 2 * MIB)
-    before = broker.solution.memory_bytes()
     slow = broker.client("slow", receive_buffer=4096)
     slow.sub(broker.subject("x"), 1)
     slow.fence()
     slow.stop_reading()
+    flood(bob, healthy, broker.subject("x"), FILL + MIB)
 
-    peak = before
-    for _ in range(6):
-        flood(bob, healthy, broker.subject("x"), 4 * MIB)
-        peak = max(peak, broker.solution.memory_bytes())
-    grown = peak - before
-    assert grown <= 16 * MIB, (
-        f"24 MiB were published past a slow consumer, and the broker grew by {grown / MIB:.1f} MiB"
+    assert_levels_off(
+        broker, lambda: flood(bob, healthy, broker.subject("x"), 4 * MIB), "4 MiB published past a slow consumer", MIB
     )

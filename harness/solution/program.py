@@ -215,6 +215,11 @@ class Solution:
         """How many sockets the tree holds open."""
         return self.tree.sockets()
 
+    def longest_duration(self) -> float:
+        """The longest of the short durations (`..._MS`, up to 2 s) that the solution was told, in seconds."""
+        told = [int(value) / 1000 for name, value in self.settings.items() if name.endswith("_MS")]
+        return max((duration for duration in told if duration <= 2.0), default=0.0)
+
     def require_alive(self, owed: str) -> None:
         """Raise Died when the process has exited unasked while `owed` was still to come."""
         if self.process is None or self.expected_to_die:

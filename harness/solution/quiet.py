@@ -53,7 +53,12 @@ class End(Protocol):
 class Look:
     quiet: bool
     busy_because: str  # "" when quiet
-    next_timer: float | None  # seconds until the earliest timer that is due, None without one
+    timers: tuple[float, ...] = ()  # seconds until each thread that sleeps with a time-out wakes up by itself
+
+    @property
+    def next_timer(self) -> float | None:
+        """Seconds until the earliest of them, None without one."""
+        return min(self.timers, default=None)
 
 
 class Unsettled(NamedTuple):
@@ -93,18 +98,18 @@ class Watch:
         """Is the solution quiet now? `readable` tells whether anything has come in since."""
         before = self.tree.snapshot()
         if not before.asleep:
-            return Look(False, before.busy_because, None)
+            return Look(False, before.busy_because)
         unsettled = self._unsettled(list(ends))
         if unsettled:
-            return Look(False, unsettled, None)
+            return Look(False, unsettled)
         timers = self.tree.timers()
         if self.tree.opaque and (left := self._settle.left(before.threads)):
             timers.append(left)
         if self.tree.snapshot() != before:
-            return Look(False, "a thread has just run", None)
+            return Look(False, "a thread has just run")
         if readable():
-            return Look(False, "something has just arrived", None)
-        return Look(True, "", min(timers, default=None))
+            return Look(False, "something has just arrived")
+        return Look(True, "", tuple(timers))
 
     def noticed(self, end: End) -> bool:
         """Has the solution seen the last of a connection that the harness has closed?"""
@@ -210,8 +215,8 @@ class SettleWatch:
     def look(self, ends: Iterable[End], readable: Callable[[], bool]) -> Look:
         moved = tuple((end.local, end.remote, end.sent, end.received, end.sent_fin, end.reset) for end in ends)
         if self._settle.left(moved) > 0:
-            return Look(False, "something moved a moment ago", None)
-        return Look(False, "something has just arrived", None) if readable() else Look(True, "", None)
+            return Look(False, "something moved a moment ago")
+        return Look(False, "something has just arrived") if readable() else Look(True, "")
 
     def noticed(self, end: End) -> bool:
         """Nothing shows it, so it is taken for granted."""

@@ -74,9 +74,7 @@ class Broker:
         self.connections: set[Connection] = set()
         self.subjects = Subjects()
 
-    def publish(
-        self, publisher: "Connection", subject: bytes, reply: bytes | None, payload: bytes
-    ) -> None:
+    def publish(self, publisher: "Connection", subject: bytes, reply: bytes | None, payload: bytes) -> None:
         """TODO W5, W6: one MSG for each plain subscription, and for one member of each group.
 
         Decide who receives it before the first byte is written. Leave out the publisher's own

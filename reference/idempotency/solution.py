@@ -51,8 +51,16 @@ Identity = tuple[str, str, str]  # account, path, key
 
 # RFC 9651: a String (3.3.3) and the parameters that may follow it (3.1.2), which change nothing.
 STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
-ITEM = r'(?:-?\d+(?:\.\d+)?|"(?:[ !#-\[\]-~]|\\["\\])*"|[A-Za-z*][!#$%&\'*+\-.^_`|~\w:/]*|:[\w+/=]*:|\?[01])'
-PARAMETERS = re.compile(rf"(?:; *[a-z*][a-z0-9_\-.*]*(?:={ITEM})?)* *", re.ASCII)
+BARE_ITEM = "|".join((
+    STRING.pattern,
+    r"@?-?\d+",  # Date, Integer
+    r"-?\d+\.\d+",
+    r"[A-Za-z*][\w!#$%&'*+\-.^`|~:/]*",  # Token
+    r":[\w+/=]*:",  # Byte Sequence
+    r"\?[01]",  # Boolean
+    r'%"(?:[ !#$&-~]|%[0-9a-f]{2})*"',  # Display String
+))
+PARAMETERS = re.compile(rf"(?:; *[a-z*][a-z0-9_\-.*]*(?:=(?:{BARE_ITEM}))?)* *", re.ASCII)
 
 
 def parse_key(lines: list[str]) -> str:

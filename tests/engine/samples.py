@@ -91,6 +91,13 @@ class Sample:
         """All looks until the first that is quiet with no timer due."""
         return self.looks_until(lambda look: look.quiet and look.next_timer is None)
 
+    def run_a_little(self) -> None:
+        """Wake it up, without anything for it to do, until it sleeps again."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        self.until(lambda: "is stopped" in self.tree.snapshot().busy_because)
+        os.kill(self.process.pid, signal.SIGCONT)
+        self.until(lambda: self.tree.snapshot().asleep)
+
     def close(self) -> None:
         for pid in self.tree.pids():
             _kill(pid)

@@ -1,6 +1,6 @@
 """What all the sample servers do: a request is a line "MODE N", its answer a line "done MODE N".
 
-quick: at once. work: after N ms of computing. later: after a timer of N ms. big: after N bytes more.
+quick: at once. work: after N ms of computing. later: after a timer of N ms. big: after N bytes.
 deaf: nothing, and this connection is never read again. The rest belongs to one server each.
 """
 
