@@ -37,7 +37,7 @@ class Result:
     untouched: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"verdict": self.verdict.value}
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Result:

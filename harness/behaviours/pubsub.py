@@ -1135,9 +1135,11 @@ def test_unsub_cost(broker: Broker) -> None:
         client.fence()
         return broker.solution.cpu_seconds() - before
 
-    few, many = min(cost(500) for _ in range(3)), cost(6000)
-    assert many <= max(40 * few, 0.1), (
-        f"500 SUB and UNSUB cost {few * 1000:.0f} ms of CPU, and 6000 cost {many * 1000:.0f} ms: that is not in proportion"
+    few = min(cost(500) for _ in range(3))
+    many = min(cost(6000) for _ in range(2))
+    assert many <= max(25 * few, 0.1), (
+        f"500 SUB and UNSUB cost {few * 1000:.0f} ms of CPU, and 6000 cost {many * 1000:.0f} ms: "
+        "that is not in proportion"
     )
 
 

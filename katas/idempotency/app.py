@@ -97,13 +97,17 @@ def valid_payment(request: Request) -> Payload:
     amount, description = payload.get("amount"), payload.get("description")
     if type(amount) is not int or not 1 <= amount <= 99_999_999:
         raise Refused(400, "amount must be a whole number from 1 to 99999999")
-    if not re.fullmatch(r"[a-z]{3}", str(payload.get("currency"))):
+    if not matches(r"[a-z]{3}", payload.get("currency")):
         raise Refused(400, "currency must be three lower-case letters")
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", str(payload.get("source"))):
+    if not matches(r"[A-Za-z0-9_]{1,64}", payload.get("source")):
         raise Refused(400, "source must be 1 to 64 letters, digits and _")
     if "description" in payload and not (isinstance(description, str) and len(description) <= 500):
         raise Refused(400, "description must be a string of at most 500 characters")
     return {name: payload[name] for name in ("amount", "currency", "source", "description") if name in payload}
+
+
+def matches(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
 def valid_refund(account: str, request: Request) -> Payload:

@@ -6,6 +6,7 @@ cancelled: its `await` raises CancelledError, wherever it stands, as it does in 
 
 import asyncio
 import json
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -58,7 +59,9 @@ class Connection(asyncio.Protocol):
         self.next_request()
 
     def eof_received(self) -> bool:
-        return self.task is not None  # a client that has said everything may still be listening
+        self.http.receive_data(b"")
+        self.next_request()
+        return True  # a client that has said everything may still be listening
 
     def connection_lost(self, _: Exception | None) -> None:
         if self.task:
@@ -87,6 +90,9 @@ class Connection(asyncio.Protocol):
             answer = await self.handler(request)
         except NotImplementedError as error:
             answer = problem(501, f"not implemented yet: {error}")
+        except Exception:  # a bug costs its own request only, and its traceback is shown
+            traceback.print_exc()
+            answer = problem(500, "the handler failed")
         self.task = None
         self.write(answer)
         if self.http.our_state is h11.MUST_CLOSE:

@@ -21,7 +21,6 @@ import uuid
 from dataclasses import dataclass
 
 import h11
-
 from app import Operation, Payload, Refused, run
 from db import db, transaction
 from provider import call
@@ -51,7 +50,7 @@ Identity = tuple[str, str, str]  # account, path, key
 
 # RFC 9651: a String (3.3.3) and the parameters that may follow it (3.1.2), which change nothing.
 STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
-BARE_ITEM = "|".join((
+BARE_ITEMS = [
     STRING.pattern,
     r"@?-?\d+",  # Date, Integer
     r"-?\d+\.\d+",
@@ -59,8 +58,8 @@ BARE_ITEM = "|".join((
     r":[\w+/=]*:",  # Byte Sequence
     r"\?[01]",  # Boolean
     r'%"(?:[ !#$&-~]|%[0-9a-f]{2})*"',  # Display String
-))
-PARAMETERS = re.compile(rf"(?:; *[a-z*][a-z0-9_\-.*]*(?:=(?:{BARE_ITEM}))?)* *", re.ASCII)
+]
+PARAMETERS = re.compile(rf"(?:; *[a-z*][a-z0-9_\-.*]*(?:=(?:{'|'.join(BARE_ITEMS)}))?)* *", re.ASCII)
 
 
 def parse_key(lines: list[str]) -> str:

@@ -222,10 +222,7 @@ class Connection(asyncio.Protocol):
         start = 0
         try:
             while not self.closed:
-                if self.publication is None:
-                    end = self.take_line(start)
-                else:
-                    end = self.take_payload(start, *self.publication)
+                end = self.take_payload(start, *self.publication) if self.publication else self.take_line(start)
                 if end == start:
                     break
                 start = end

@@ -102,7 +102,7 @@ SETTLED = [
 ]
 
 
-@pytest.mark.parametrize(("flags", "ours", "theirs"), [row[1:] for row in SETTLED], ids=str)
+@pytest.mark.parametrize(("flags", "ours", "theirs"), [pytest.param(*row, id=name) for name, *row in SETTLED])
 def test_settled(watch, flags, ours, theirs):
     assert verdict(watch, [Connection(**flags)], Tables(ours, theirs)) == ("", False)
 

@@ -6,6 +6,7 @@ delivery, a SUB and an UNSUB happen one after another; it is never held while an
 Lock order: index, then outbox.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -145,8 +146,8 @@ class Client:
             "max_payload": MAX_PAYLOAD,
         }
         self.put(b"INFO " + json.dumps(info).encode() + b"\r\n")
+        self.reader.start()  # first: a writer whose peer is gone already waits for the end of its reader
         self.writer.start()
-        self.reader.start()
 
     # --- outbox
 
@@ -197,10 +198,8 @@ class Client:
 
     def kill(self):
         self.end(now=True)
-        try:
+        with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)  # wakes both threads
-        except OSError:
-            pass
 
     def end(self, now=False):
         """Nothing is given to this client any more; only then may its peer see the end."""
@@ -216,10 +215,8 @@ class Client:
             self.ready.notify()
 
     def wake_reader(self):
-        try:
+        with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RD)
-        except OSError:
-            pass
 
     def forget(self, sub):
         if self.subs.get(sub.sid) is sub:
@@ -380,7 +377,7 @@ def accept(listener, broker):
         client = Client(broker, sock)
         with broker.clients_lock:
             broker.clients.add(client)
-        client.start()
+            client.start()
 
 
 def main():
