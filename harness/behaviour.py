@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+NO_SETTINGS: Mapping[str, object] = {}
 STAGES = {1: "basics", 2: "edges", 3: "concurrency", 4: "faults", 5: "scale"}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,18 +64,16 @@ def behaviour(
     needs: tuple[str, ...] | str = (),
     hidden: bool = False,
     alone: bool = False,
-    **environment: object,
+    settings: Mapping[str, object] = NO_SETTINGS,
 ) -> Callable[[F], F]:
     """Declare a test function a behaviour.
 
     `points` default to the stage's number. `needs` names behaviours without which this one says nothing new.
-    `alone` gives it a solution process of its own: it restarts, kills or exhausts it. Capital keywords are the
-    settings it wants (`MAX_PAYLOAD=1024`); behaviours with equal settings share a process.
+    `alone` gives it a solution process of its own: it restarts, kills or exhausts it. `settings` are environment
+    variables that the solution is started with (`{"MAX_PAYLOAD": 1024}`); behaviours with equal ones share a process.
     """
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {sorted(STAGES)}, not {stage}")
-    if wrong := [key for key in environment if not key.isupper()]:
-        raise TypeError(f"behaviour() does not know {', '.join(wrong)}; settings are written in capitals")
 
     def declare(function: F) -> F:
         promise = inspect.cleandoc(function.__doc__ or "")
@@ -89,7 +88,7 @@ def behaviour(
             needs=(needs,) if isinstance(needs, str) else tuple(needs),
             hidden=hidden,
             alone=alone,
-            environment={key: str(value) for key, value in environment.items()},
+            environment={key: str(value) for key, value in settings.items()},
             hints=getattr(function, "hints", ()),
         )
         return function

@@ -28,6 +28,7 @@ class KataModule(pytest.Module):
 
     kata: Kata
     subject: Subject
+    untouched = False
 
     def _getobj(self) -> ModuleType:
         return behaviours_of(self.kata)
@@ -60,6 +61,7 @@ class SolutionFile(KataModule):
 
     def _chosen(self, wanted: str | None) -> Subject:
         if not wanted:
+            self.untouched = self.kata.untouched
             return subjects.solution(self.kata)
         word, _, name = wanted.partition(":")
         if word != "reference":
@@ -124,6 +126,12 @@ def behaviours_of(kata: Kata) -> ModuleType:
         near = katas.suggestion(kata.name, known)
         raise Unusable(f"{kata.path} names an unknown kata, `{kata.name}`{near}; `kata list` shows all of them")
     return importlib.import_module(f"harness.behaviours.{kata.name}")
+
+
+def declared(kata: Kata) -> list[Behaviour]:
+    """The behaviours of a kata, in the order of its file."""
+    known = (getattr(each, "behaviour", None) for each in vars(behaviours_of(kata)).values())
+    return [each for each in known if isinstance(each, Behaviour)]
 
 
 def behaviour_of(item: pytest.Item) -> Behaviour | None:

@@ -27,6 +27,10 @@ class Survived(Broken):
     """A planted mistake was not noticed by a behaviour that is meant to catch it."""
 
 
+class Untouched(Broken):
+    """The folder still holds the skeleton; the message says where to start."""
+
+
 def judge(item: pytest.Function) -> Generator[None, Any, object]:
     """Run a behaviour; it holds only if the solution is alive and at rest afterwards."""
     error: BaseException | None = None
@@ -65,12 +69,35 @@ def blocked_by(behaviour: Behaviour, module: KataModule, results: list[Result]) 
     return f"needs {needed[0]}" if needed else ""
 
 
+def late_result(item: pytest.Item, message: str) -> Result:
+    """The result of a behaviour whose tripwire was tripped after it had held."""
+    result = describe(item)
+    result.verdict, result.message = Verdict.BROKEN, f"{message}, when the run was nearly over"
+    return result
+
+
 def result_of(item: pytest.Item, call: pytest.CallInfo[Any]) -> Result:
     """The result of an item whose call, or failed setup, has just ended."""
+    result = describe(item)
+    result.seconds = call.duration
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, pytest.skip.Exception):
+        result.verdict = Verdict.BLOCKED if hasattr(item, "blocked") else Verdict.SKIPPED
+        result.message = str(error.msg)
+    elif error:
+        result.verdict = verdict_of(error)
+        result.message, result.detail = _message(error)
+        result.untouched = isinstance(error, Untouched)
+        _take_story(item, result)
+    return result
+
+
+def describe(item: pytest.Item) -> Result:
+    """What is known of a behaviour whatever comes of it."""
     behaviour, module = behaviour_of(item), module_of(item)
     assert behaviour is not None
     mutant = module.subject.mutant
-    result = Result(
+    return Result(
         kata=module.kata.name,
         folder=_relative(module.kata.folder),
         subject=module.subject.name,
@@ -83,20 +110,10 @@ def result_of(item: pytest.Item, call: pytest.CallInfo[Any]) -> Result:
         source=str(behaviour.source),
         url=behaviour.source.url,
         hints=list(behaviour.hints),
-        seconds=call.duration,
         mutant=mutant.name if mutant else "",
         because=mutant.because if mutant else "",
         replay=_replay(item, module, behaviour),
     )
-    error = call.excinfo.value if call.excinfo else None
-    if isinstance(error, pytest.skip.Exception):
-        result.verdict = Verdict.BLOCKED if hasattr(item, "blocked") else Verdict.SKIPPED
-        result.message = str(error.msg)
-    elif error:
-        result.verdict = verdict_of(error)
-        result.message, result.detail = _message(error)
-        _take_story(item, result)
-    return result
 
 
 def _message(error: BaseException) -> tuple[str, list[str]]:

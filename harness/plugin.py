@@ -6,11 +6,12 @@ It only connects pytest to the engine; what a behaviour is, how programs run and
 from __future__ import annotations
 
 import json
+import os
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -24,12 +25,15 @@ from harness.collecting import (
     behaviour_of,
     module_of,
 )
-from harness.judging import blocked_by, judge, result_of
+from harness.judging import Untouched, blocked_by, judge, late_result, result_of
 from harness.results import Result
 from harness.running import Programs
-from harness.solution.program import Solution
+from harness.solution.program import Solution, Tripwire
 from harness.story.text import StoryText, tell
 from harness.verdicts import Unusable, Verdict
+
+T = TypeVar("T")
+Wrapper = Generator[None, T, T]  # a hook around hooks
 
 PROGRAMS = pytest.StashKey[Programs]()
 RESULTS = pytest.StashKey[list[Result]]()
@@ -108,12 +112,27 @@ def _prepare(config: pytest.Config, item: pytest.Item | None) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Wrapper[object]:
     item.config.stash[NEXT] = nextitem
     result = yield
     if behaviour_of(item) and (nextitem is None or not behaviour_of(nextitem) or _another_subject(item, nextitem)):
-        item.config.stash[PROGRAMS].drop(module_of(item))
+        programs, module = item.config.stash[PROGRAMS], module_of(item)
+        for wire in programs.linger(module):
+            _report_late(wire)
+        programs.drop(module)
     return result
+
+
+def _report_late(wire: Tripwire) -> None:
+    """A behaviour that seemed to hold is broken after all: one more report for it."""
+    item = wire.owner
+    assert isinstance(item, pytest.Item)
+    result = late_result(item, wire.message)
+    item.config.stash[RESULTS].append(result)
+    report = pytest.TestReport(item.nodeid, item.location, {}, "failed", None, "call")
+    report.behaviour = result.to_json()  # type: ignore[attr-defined]
+    _attach_story(item.config, report, result)
+    item.ihook.pytest_runtest_logreport(report=report)
 
 
 def _another_subject(item: pytest.Item, nextitem: pytest.Item) -> bool:
@@ -128,7 +147,7 @@ def solution(request: pytest.FixtureRequest) -> Iterator[Solution]:
     assert behaviour is not None, "the fixture `solution` is for behaviours"
     solution = programs.lease(module, behaviour)
     _prepare(item.config, item.config.stash[NEXT])
-    solution.begin()
+    solution.begin(item)
     item.solution = solution
     yield solution
     programs.give_back(module, behaviour, spent=not getattr(item, "held", False))
@@ -146,6 +165,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if behaviour is None:
         return
     module, config = module_of(item), item.config
+    if module.untouched and not config.getoption("unblocked"):
+        _refuse_untouched(item, module)
     unstartable = config.stash[PROGRAMS].could_not_start(module)
     why = "the solution did not start" if unstartable else ""
     if not why and not module.subject.mutant and not config.getoption("unblocked"):
@@ -155,16 +176,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(why)
 
 
+def _refuse_untouched(item: pytest.Item, module: KataModule) -> None:
+    """One sentence instead of a failure for each behaviour."""
+    if any(result.kata == module.kata.name for result in item.config.stash[RESULTS]):
+        item.blocked = "the skeleton is untouched"  # type: ignore[attr-defined]
+        pytest.skip("the skeleton is untouched")
+    folder = os.path.relpath(module.kata.folder)
+    raise Untouched(f"{folder} holds the skeleton as it came. {module.kata.start} Then: pytest {folder}")
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Wrapper[object]:
     if behaviour_of(pyfuncitem) is None:
         return (yield)
     return (yield from judge(pyfuncitem))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[pytest.TestReport]:
-    report: pytest.TestReport = yield
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Wrapper[pytest.TestReport]:
+    report = yield
     if behaviour_of(item) is None or not (call.when == "call" or (call.when == "setup" and not report.passed)):
         return report
     result = result_of(item, call)
@@ -179,7 +209,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 def _attach_story(config: pytest.Config, report: pytest.TestReport, result: Result) -> None:
     if result.verdict is Verdict.FAULT:
         return  # the traceback is for the authors of the kit
-    if config.getoption("story") == "none":
+    if config.getoption("story") == "none" or result.untouched:
         report.longrepr = result.message
         return
     failed = [other for other in config.stash[RESULTS] if other.verdict is Verdict.BROKEN]

@@ -1,4 +1,4 @@
-"""What held the last time: one small file beside the katas, safe to delete."""
+"""What held the last time, and which hints were taken: one small file beside the katas, safe to delete."""
 
 from __future__ import annotations
 
@@ -57,3 +57,19 @@ def compare(results: list[Result]) -> list[str]:
     if lost:
         lines.append(f" lost since the last run: {', '.join(lost)}")
     return lines
+
+
+def verdicts(folder: Path, kata: str) -> dict[str, str]:
+    """The last known verdict of each behaviour of the kata in `folder`."""
+    entry: dict[str, str] = load(folder).get(kata, {}).get("verdicts", {})
+    return entry
+
+
+def take_hint(folder: Path, kata: str, behaviour: str, most: int) -> tuple[int, bool]:
+    """Which hint is next, counted from 1, and whether it is a new one; after the last one it stays there."""
+    table = load(folder)
+    taken: dict[str, int] = table.setdefault(kata, {}).setdefault("hints", {})
+    before = taken.get(behaviour, 0)
+    taken[behaviour] = min(before + 1, most)
+    save(folder, table)
+    return taken[behaviour], before < most

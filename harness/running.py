@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness import waiting
 from harness.behaviour import Behaviour
 from harness.collecting import KataModule
 from harness.solution import process
-from harness.solution.program import DidNotStart, Solution
+from harness.solution.program import DidNotStart, Solution, Tripwire
 from harness.solution.scratch import Scratch
 
 Key = tuple[str, ...]
@@ -76,6 +77,14 @@ class Programs:
         if folder not in self._built:
             self._built.add(folder)
             process.build(module.subject)
+
+    def linger(self, module: KataModule) -> list[Tripwire]:
+        """The tripwires of a subject that were tripped by the end of its run."""
+        mine = [solution for key, solution in self._running.items() if key[0] == str(module.subject.folder)]
+        watched = [solution for solution in mine if solution.tripwires and solution.process]
+        if watched:
+            waiting.linger(watched)
+        return [wire for solution in watched for wire in solution.tripwires if wire.tripped()]
 
     def drop(self, module: KataModule) -> None:
         """Close every program of a subject that will not be met again."""

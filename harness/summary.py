@@ -74,6 +74,7 @@ def _write_kata(reporter: Writer, config: pytest.Config, name: str, subject: str
     title = f"{name}{whose}: {len(held)} of {len(results)} behaviours hold, {points} of {most} points"
     reporter.write_sep("=", title, bold=True, green=len(held) == len(results), red=len(held) < len(results))
     if results[0].untouched:
+        reporter.write_line(f" next: {results[0].message}")
         return
     for stage in sorted({result.stage for result in results}):
         _write_stage(reporter, stage, [result for result in results if result.stage == stage])

@@ -35,15 +35,18 @@ ANY_ADDRESS = ("0.0.0.0", "::", "::ffff:127.0.0.1")
 WALL_CAP = 40.0  # seconds, for a solution that neither works nor rests
 TICKS, TICK_SPAN, TIMER_PATIENCE = 3, 0.3, 2.5
 BATCH_TIMER = 0.02  # seconds; a timer this short is part of the work at hand (a batched write), not a later act
+LINGER = 0.1  # seconds, once a run
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
 
 
 class Scene(Protocol):
     """A solution with its network, as far as waiting needs to know it."""
 
-    address: tuple[str, int]
     network: Network
     record: Record
+
+    @property
+    def address(self) -> tuple[str, int]: ...
 
     def turn(self, seconds: float = 0.0) -> bool: ...
     def look(self) -> Look: ...
@@ -212,6 +215,14 @@ def _elsewhere(listening: list[tuple[str, int]]) -> str:
         return "; use the environment variables HOST and PORT"
     places = " and ".join(f"{host}:{port}" for host, port in listening)
     return f"; it listens on {places}: use the environment variables HOST and PORT"
+
+
+def linger(scenes: Sequence[Scene]) -> None:
+    """One wait for all tripwires of a run: late timers of these solutions get their chance to act."""
+    end = now() + LINGER
+    while (left := end - now()) > 0:
+        for scene in scenes:
+            scene.turn(min(left, LINGER / 10 / len(scenes)))
 
 
 def elapse(scene: Scene, milliseconds: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -61,7 +61,7 @@ class Payments:
     def key(self) -> str:
         return f"key-{self.token()}"
 
-    def payload(self, amount: int = 500, **fields: Any) -> dict[str, Any]:
+    def payload(self, amount: float = 500, **fields: Any) -> dict[str, Any]:
         return {"amount": amount, "currency": "eur", "source": self.source} | fields
 
     def post(self, key: str, amount: int = 500, account: str | None = None, **fields: Any) -> Request:
@@ -122,8 +122,11 @@ def provider(solution: Solution) -> PaymentProvider:
 
 
 @pytest.fixture
-def payments(solution: Solution, provider: PaymentProvider, chance: random.Random) -> Payments:
-    return Payments(solution, provider, chance)
+def payments(solution: Solution, provider: PaymentProvider, chance: random.Random) -> Iterator[Payments]:
+    payments = Payments(solution, provider, chance)
+    yield payments
+    books, charges = payments.books, len(payments.books.charges)
+    solution.leave_tripwire(lambda: len(books.charges) > charges, "a card was charged after all was over")
 
 
 def assert_problem(reply: Response, *statuses: int) -> None:
@@ -163,7 +166,9 @@ def assert_one_charge(books: Books, amount: int = 500) -> None:
 
 @behaviour(stage=1, source=brief("POST /payments", "201"))
 def test_create_charges_once(payments: Payments) -> None:
-    """A valid request gives 201 with the fields of the contract, and exactly one charge with its amount, currency and source."""
+    """A valid request gives 201 with the fields of the contract, and exactly one charge with its amount,
+    currency and source.
+    """
     amount = payments.chance.randrange(1000, 99_999_999)
     reply = payments.pay(payments.key(), amount, currency="usd", description="two books")
 
@@ -255,7 +260,9 @@ def test_decline_is_final(payments: Payments, provider: PaymentProvider) -> None
 def test_read_back(payments: Payments) -> None:
     """A payment can be read and listed by its own account only, and once, however often it was retried."""
     key = payments.key()
-    identifier = [assert_created(payments.pay(key)) for _ in range(3)][0]["id"]
+    identifier = assert_created(payments.pay(key))["id"]
+    payments.pay(key)
+    payments.pay(key)
     stranger = f"acct_{payments.token()}"
 
     document = payments.get(f"/payments/{identifier}")
@@ -405,7 +412,7 @@ def test_invalid_request_not_stored(payments: Payments) -> None:
         b"{not json",
         b"[]",
         payments.payload(1.5),
-    ):  # type: ignore[arg-type]
+    ):
         assert_problem(payments.send("/payments", bad, [key]).response(), 400)
     assert payments.books.asked == [], "an invalid request never reaches the provider"
 
@@ -457,7 +464,9 @@ def test_replay_is_history(payments: Payments) -> None:
     needs="key_length_decoded",
 )
 def test_provider_key_well_formed(payments: Payments) -> None:
-    """A long key full of quotes and backslashes still reaches the provider as one valid key of at most 255 characters."""
+    """A long key full of quotes and backslashes still reaches the provider as one valid key of at most
+    255 characters.
+    """
     key = '"\\' * 123 + payments.token()
     assert_created(payments.pay(key))
     assert not payments.books.malformed, payments.books.malformed
@@ -683,7 +692,9 @@ def test_not_executed_is_retryable(payments: Payments, provider: PaymentProvider
     "Keep the row unfinished with its provider key, answer 502, and on a retry ask the provider again with that key.",
 )
 def test_reply_lost_after_charge(payments: Payments, provider: PaymentProvider) -> None:
-    """If the provider charged and its answer was lost, the client gets a 5xx, and its retry a 201 for that same charge."""
+    """If the provider charged and its answer was lost, the client gets a 5xx, and its retry a 201 for
+    that same charge.
+    """
     key = payments.key()
     with provider.failing(Fault.DROP_AFTER):
         lost = payments.pay(key)
@@ -702,7 +713,7 @@ def test_reply_lost_after_charge(payments: Payments, provider: PaymentProvider) 
     hidden=True,
     source=brief("The provider", "409: still running there"),
     needs="replay_identical",
-    **SLOW,
+    settings=SLOW,
 )
 @hints(
     "Not every 4xx of the provider is about the card.",
@@ -710,7 +721,9 @@ def test_reply_lost_after_charge(payments: Payments, provider: PaymentProvider) 
     "Only 201 and 402 are final; everything else leaves the row unfinished.",
 )
 def test_slow_charge_is_unknown(payments: Payments, provider: PaymentProvider) -> None:
-    """After PROVIDER_TIMEOUT_MS the client gets a 5xx; while the provider is still busy so does its retry; in the end it gets 201."""
+    """After PROVIDER_TIMEOUT_MS the client gets a 5xx; while the provider is still busy so does its
+    retry; in the end it gets 201.
+    """
     key = payments.key()
     with provider.holding():
         slow = payments.post(key)
@@ -775,7 +788,9 @@ def test_answered_means_stored(payments: Payments, provider: PaymentProvider) ->
     "Keep `running` in memory and `unfinished` on disk; an unfinished row that is not running is carried on.",
 )
 def test_crash_before_charge(payments: Payments, provider: PaymentProvider) -> None:
-    """Killed before the provider executed: after the restart the retry is carried out, once, with the same provider key."""
+    """Killed before the provider executed: after the restart the retry is carried out, once, with the
+    same provider key.
+    """
     key = payments.key()
     with provider.holding():
         payments.post(key)
@@ -803,7 +818,9 @@ def test_crash_before_charge(payments: Payments, provider: PaymentProvider) -> N
     "Commit identity, fingerprint and provider key; call; then commit payment and answer in one transaction.",
 )
 def test_crash_after_charge(payments: Payments, provider: PaymentProvider) -> None:
-    """Killed between the charge and the commit, even with the reply unread in the socket: the retry reports that very charge."""
+    """Killed between the charge and the commit, even with the reply unread in the socket: the retry
+    reports that very charge.
+    """
     held, unread = payments.key(), payments.key()
     with provider.holding(executed=True):
         payments.post(held, 500)
@@ -906,14 +923,16 @@ def test_ledger_matches_provider(payments: Payments, provider: PaymentProvider) 
     assert sorted(listed) == sorted(charged), "one payment is listed for each charge"
 
 
-@behaviour(stage=4, points=5, source=draft("2.3", "Expiry", "R9"), needs="replay_identical", **SHORT_LIVED)
+@behaviour(stage=4, points=5, source=draft("2.3", "Expiry", "R9"), needs="replay_identical", settings=SHORT_LIVED)
 @hints(
     "Your key is new, but is the provider's?",
     "A provider key that is computed from account and key alone never changes.",
     "Generate it when the row is created, so that a new row has a new one.",
 )
 def test_key_expires(payments: Payments, provider: PaymentProvider) -> None:
-    """KEY_TTL_MS after its first use a key is new: the same request is a new payment with a new charge; before, it is replayed."""
+    """KEY_TTL_MS after its first use a key is new: the same request is a new payment with a new charge;
+    before, it is replayed.
+    """
     key, first = replayed_in_time(payments)
     before = len(payments.books.charges)
     deadline = waiting.now() + 10 * TTL / 1000
@@ -944,7 +963,7 @@ def replayed_in_time(payments: Payments) -> tuple[str, Response]:
     hidden=True,
     source=brief("R9", "a request in flight does not expire"),
     needs="duplicate_in_flight",
-    **SHORT_LIVED,
+    settings=SHORT_LIVED,
 )
 def test_in_flight_never_expires(payments: Payments, provider: PaymentProvider) -> None:
     """A charge that runs longer than KEY_TTL_MS is still protected from its duplicates."""

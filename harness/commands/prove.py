@@ -26,7 +26,7 @@ PARTS = ("reference", "mutants", "nulls", "oracles", "solutions", "load")
 def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     prove = commands.add_parser("prove", help="for authors: show that a kata judges rightly", description=__doc__)
     prove.add_argument("name", metavar="NAME", help="a kata of this clone")
-    prove.add_argument("--runs", type=_count, default=20, metavar="N", help="runs under load (20)")
+    prove.add_argument("--runs", type=_runs, default=20, metavar="N", help="runs under load (20)")
     prove.add_argument("--busy", type=_count, default=4, metavar="N", help="busy processes beside them (4)")
     prove.add_argument("--only", type=_parts, default=PARTS, metavar="PART,...", help=f"of {', '.join(PARTS)}")
     prove.set_defaults(run=run)
@@ -36,6 +36,12 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a number is wanted, not {text!r}")
     return int(text)
+
+
+def _runs(text: str) -> int:
+    if (number := _count(text)) < 1:
+        raise argparse.ArgumentTypeError("at least one run is wanted; `--only` leaves the load out")
+    return number
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -107,11 +113,12 @@ def _progress(console: Console, name: str, total: int) -> Iterator[Callable[[Out
 
 def _show(console: Console, name: str, report: Report) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     mark, colour = ("✗", "red") if report.problems else ("✓", "green")
-    console.print(f"{mark} {name}  [default not bold]{report.headline}", style=f"bold {colour}", soft_wrap=True)
+    console.print(Text.assemble((f"{mark} {name}", f"bold {colour}"), f"  {report.headline}"), soft_wrap=True)
     if report.columns:
         table = Table(*report.columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
         for row in report.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         console.print(table)

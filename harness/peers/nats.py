@@ -128,11 +128,21 @@ class NatsClient:
 
     def fence(self) -> None:
         """PING, and wait for its PONG: everything sent before has been handled."""
-        self._until_pong(self.ping())
+        self.until_pong(self.ping())
+
+    def until_pong(self, number: int) -> int:
+        """Wait for the PONG of that `ping`; how many frames had arrived before it."""
+        self.solution.until(lambda: len(self._pongs) >= number or self.ended, "PONG", self.name)
+        if len(self._pongs) < number:
+            last = next((frame for frame in reversed(self.frames) if isinstance(frame, Err)), None)
+            raise Broken(
+                f"{self.name} is owed PONG; the connection was closed instead" + (f" with {last}" if last else "")
+            )
+        return self._pongs[number - 1]
 
     def check(self) -> list[Frame]:
         """PING, and take everything that arrives before its PONG: what is not among it is not under way."""
-        mark = self._until_pong(self.ping())
+        mark = self.until_pong(self.ping())
         return self._take(mark - self._taken)
 
     def messages(self) -> list[Msg]:
@@ -156,6 +166,11 @@ class NatsClient:
         """Wait for the broker to close the connection, and take the frames that came before that."""
         self.solution.until(lambda: self.ended, "an end of the connection", self.name)
         return self._take(len(self.frames))
+
+    def stays_silent(self, message: str) -> None:
+        """Leave a tripwire: the connection stays open, and nothing may arrive on it for the rest of the run."""
+        self.connection.stays = True
+        self.solution.leave_tripwire(lambda: bool(self.frames), message)
 
     @property
     def ended(self) -> bool:
@@ -186,15 +201,6 @@ class NatsClient:
     @property
     def _peer(self) -> str:
         return self.solution.record.solution
-
-    def _until_pong(self, number: int) -> int:
-        self.solution.until(lambda: len(self._pongs) >= number or self.ended, "PONG", self.name)
-        if len(self._pongs) < number:
-            last = next((frame for frame in reversed(self.frames) if isinstance(frame, Err)), None)
-            raise Broken(
-                f"{self.name} is owed PONG; the connection was closed instead" + (f" with {last}" if last else "")
-            )
-        return self._pongs[number - 1]
 
     def _take(self, number: int) -> list[Frame]:
         taken, self.frames = self.frames[:number], self.frames[number:]

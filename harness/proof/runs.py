@@ -58,10 +58,10 @@ class Outcome:
 
 
 class Bench:
-    """Where runs on one kata take place, `width` of them at a time; leaving it ends what still runs."""
+    """Where runs on one kata take place; leaving it ends what still runs."""
 
-    def __init__(self, kata: Kata, width: int) -> None:
-        self.kata, self.width = kata, width
+    def __init__(self, kata: Kata) -> None:
+        self.kata = kata
         self._lock = threading.Lock()
         self._closed = False
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -70,7 +70,9 @@ class Bench:
         self._folder = tempfile.TemporaryDirectory(prefix="kata-prove-", ignore_cleanup_errors=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         with self._lock:
             self._closed = True
             for process in self._running:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from harness import waiting
@@ -40,6 +41,15 @@ class Peer(Protocol):
         """A new behaviour begins: forget the modes and the log of the last one."""
 
 
+@dataclass(frozen=True)
+class Tripwire:
+    """What must not happen after a behaviour either; it is looked at once more at the end of the run."""
+
+    owner: object
+    tripped: Callable[[], bool]
+    message: str
+
+
 class DidNotStart(Broken):
     """The solution was never ready to be met."""
 
@@ -67,6 +77,8 @@ class Solution:
         self.process: Process | None = None
         self.ready = False
         self.expected_to_die = False
+        self.tripwires: list[Tripwire] = []
+        self._owner: object = None
         self._output_mark = 0
 
     # -- the process --------------------------------------------------------------------------------------------
@@ -135,7 +147,7 @@ class Solution:
         self.stop()
 
     def restart(self, same_port: bool = False) -> None:
-        """Start again with the same STATE_DIR and peers, after a kill or an exit; on a new port unless told otherwise."""
+        """Start again with the same STATE_DIR and peers, after a kill or an exit; on a new port by default."""
         self.stop()
         if not same_port:
             self.port.release()
@@ -196,8 +208,9 @@ class Solution:
         return self.watch.look(self._ends(), lambda: self.network.turn(0))
 
     def _ends(self) -> list[End]:
-        self.network.departed = [end for end in self.network.departed if not self.watch.noticed(end)]
-        return [*self.network.parties(Connection), *self.network.departed]  # type: ignore[list-item]
+        departed = [party for party in self.network.departed if isinstance(party, Connection)]
+        self.network.departed = [end for end in departed if not self.watch.noticed(end)]
+        return [*self.network.parties(Connection), *departed]
 
     def cpu_seconds(self) -> float:
         """CPU time of the whole tree so far."""
@@ -238,18 +251,22 @@ class Solution:
 
     # -- the scene of one behaviour -----------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """A new behaviour begins here: its record, its output, its peers' logs."""
+    def begin(self, owner: object = None) -> None:
+        """A new behaviour, `owner`, begins here: its record, its output, its peers' logs."""
+        self._owner = owner
         self.record.begin()
         self._output_mark = self.process.output_size() if self.process else 0
         for peer in self.peers:
             peer.begin()
 
+    def leave_tripwire(self, tripped: Callable[[], bool], message: str) -> None:
+        """Quiet does not promise that no later timer acts; so `tripped` is asked again when the run ends."""
+        self.tripwires.append(Tripwire(self._owner, tripped, message))
+
     def conclude(self) -> None:
         """A behaviour is over: hang up what it opened, let the solution come to rest, and see that it lives."""
         for connection in list(self.network.parties(Connection)):
-            assert isinstance(connection, Connection)
-            if connection.opened_by_harness:
+            if connection.opened_by_harness and not connection.stays:
                 connection.close()
         if self.process is None or self.expected_to_die:
             return

@@ -180,8 +180,6 @@ def _unread(end: TcpEnd) -> int:
 
 def _delivered(sender: TcpEnd, receiver: TcpEnd) -> bool:
     """Has everything that was sent arrived, the FIN too?"""
-    if sender.state == diag.TIME_WAIT or receiver.state == diag.TIME_WAIT:
-        return True  # both FINs have been exchanged, and they come last
     if sender.state in FIN_LEFT and receiver.state not in FIN_ARRIVED:
         return False
     if not (sender.counted and receiver.counted):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import selectors
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from harness.story.record import Record
+
+P = TypeVar("P")
 
 
 class Party(Protocol):
@@ -69,7 +71,8 @@ class Network:
                 moved |= party.on_ready(events)
         return moved
 
-    def parties(self, kind: type) -> Iterator[Party]:
+    def parties(self, kind: type[P]) -> Iterator[P]:
+        """The parties of one kind that are still here."""
         return (party for party in list(self._watched) if isinstance(party, kind))
 
     def close(self) -> None:

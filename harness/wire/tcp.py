@@ -36,6 +36,7 @@ class Connection:
         self.eof = self.was_reset = self.refused = False
         self.reading, self.connecting, self.closed = True, False, False
         self.sent_fin = self.reset = self.opened_by_harness = False
+        self.stays = False  # open beyond its behaviour, for a tripwire
         self.sent = self.received = 0
         self.on_bytes: Callable[[Connection], None] | None = None
         self._outbox: list[memoryview] = []
@@ -88,7 +89,7 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send without waiting. Bytes for a peer that is gone are dropped, as the kernel would drop them."""
-        if self.closed or self.ended and not self.eof:
+        if self.closed or self.was_reset or self.refused:
             return
         self._outbox.append(memoryview(data))
         if not self.connecting:

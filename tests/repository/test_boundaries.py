@@ -35,28 +35,18 @@ def imports_of_behaviours(source: Source) -> Iterator[str]:
     for line, name in source.imports():
         engine = is_below(name, "harness") and not is_below(name, "harness.behaviours")
         if not engine and not is_below(name, "pytest", *sys.stdlib_module_names):
-            yield (
-                f"{source.path}:{line} imports {name}; "
-                "behaviours use the engine, the standard library and pytest"
-            )
+            yield (f"{source.path}:{line} imports {name}; behaviours use the engine, the standard library and pytest")
 
 
 def named_katas(source: Source, katas: list[str]) -> Iterator[str]:
     for line, text in source.literals():
         for kata in katas:
             if re.search(rf"(?<![\w-]){re.escape(kata)}(?![\w-])", text):
-                yield (
-                    f"{source.path}:{line} names the kata {kata}; "
-                    "what differs by kata belongs into its kata.toml"
-                )
+                yield (f"{source.path}:{line} names the kata {kata}; what differs by kata belongs into its kata.toml")
 
 
 def test_katas_and_references_import_nothing_of_ours():
-    require_none(
-        problem
-        for source in python_files("katas", "reference")
-        for problem in imports_of_ours(source)
-    )
+    require_none(problem for source in python_files("katas", "reference") for problem in imports_of_ours(source))
 
 
 def test_the_engine_imports_no_behaviours_and_no_references():
@@ -67,13 +57,9 @@ def test_the_engine_imports_no_behaviours_and_no_references():
 def test_one_place_loads_modules_by_name():
     engine = python_files("harness", but=[BEHAVIOURS])
     loading = {
-        source.path
-        for source in engine
-        if any(is_below(name, "importlib.import_module") for _, name in source.names())
+        source.path for source in engine if any(is_below(name, "importlib.import_module") for _, name in source.names())
     }
-    assert len(loading) <= 1, (
-        f"modules are loaded by name in {sorted(loading)}; one place is enough"
-    )
+    assert len(loading) <= 1, f"modules are loaded by name in {sorted(loading)}; one place is enough"
 
 
 def test_the_engine_names_no_kata():
@@ -82,9 +68,7 @@ def test_the_engine_names_no_kata():
 
 
 def test_behaviours_import_only_engine_standard_library_and_pytest():
-    require_none(
-        problem for source in python_files(BEHAVIOURS) for problem in imports_of_behaviours(source)
-    )
+    require_none(problem for source in python_files(BEHAVIOURS) for problem in imports_of_behaviours(source))
 
 
 @pytest.mark.parametrize(
@@ -109,9 +93,7 @@ def test_a_crossed_boundary_is_seen(rule, line):
     assert not list(rule(Source(f"{folder}/example.py", "import json\n")))
 
 
-@pytest.mark.parametrize(
-    "line", ['"door"', '"katas/door"', 'f"start {x} door"', '"harness.behaviours.door"']
-)
+@pytest.mark.parametrize("line", ['"door"', '"katas/door"', 'f"start {x} door"', '"harness.behaviours.door"'])
 def test_a_named_kata_is_seen(line):
     assert list(named_katas(Source("harness/example.py", f"x = {line}\n"), ["door"]))
 

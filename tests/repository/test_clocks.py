@@ -39,9 +39,7 @@ def clocks(source: Source) -> Iterator[str]:
 
 def test_nothing_sleeps():
     files = python_files("harness", "tests", but=NOT_OURS_TO_RULE)
-    require_none(
-        problem for source in files if source.path not in MAY_SLEEP for problem in sleeps(source)
-    )
+    require_none(problem for source in files if source.path not in MAY_SLEEP for problem in sleeps(source))
 
 
 def test_clocks_are_read_in_one_part_of_the_harness():
@@ -66,8 +64,6 @@ def test_a_sleep_and_a_clock_are_seen(rule, text):
 
 
 def test_other_names_are_neither():
-    harmless = Source(
-        "harness/example.py", "import time\nself.sleep = time.strftime('%Y')\nrow.time = 1"
-    )
+    harmless = Source("harness/example.py", "import time\nself.sleep = time.strftime('%Y')\nrow.time = 1")
 
     assert not [*sleeps(harmless), *clocks(harmless)]

@@ -66,27 +66,20 @@ def kit(tmp_path_factory) -> set[str]:
 
 def test_the_kit_holds_every_kata_complete(kit):
     wanted = {
-        f"katas/{kata}/{path.name}"
-        for kata in KATAS
-        for path in (ROOT / "katas" / kata).iterdir()
-        if path.is_file()
+        f"katas/{kata}/{path.name}" for kata in KATAS for path in (ROOT / "katas" / kata).iterdir() if path.is_file()
     }
     wanted |= {f"harness/behaviours/{kata}.py" for kata in KATAS}
     require_none(f"the wheel lacks {name}" for name in sorted(wanted - kit))
 
 
 def test_the_kit_holds_nothing_else(kit):
-    folders = {
-        name.split("/")[0] for name in kit if not re.match(r"backend_katas-[^/]+\.dist-info/", name)
-    }
+    folders = {name.split("/")[0] for name in kit if not re.match(r"backend_katas-[^/]+\.dist-info/", name)}
     assert folders == {"harness", "katas"}, "only harness and katas belong into the kit's wheel"
 
 
 def test_references_are_a_package_of_their_own(tmp_path):
     names = build(ROOT / "reference", tmp_path)
-    wanted = {
-        f"reference/{kata}/{file}" for kata in KATAS for file in ("solution.py", "mutants.toml")
-    }
+    wanted = {f"reference/{kata}/{file}" for kata in KATAS for file in ("solution.py", "mutants.toml")}
     require_none(f"the wheel of the references lacks {name}" for name in sorted(wanted - names))
     strays = {name for name in names if not re.match(r"reference/|backend_katas_reference-", name)}
     assert not strays, "the references are installed below `reference` only"
@@ -94,17 +87,12 @@ def test_references_are_a_package_of_their_own(tmp_path):
 
 def test_a_learner_installs_few_packages():
     packages = sorted(required(KIT, set()))
-    assert len(packages) <= MOST_PACKAGES, (
-        f"a learner installs {len(packages)} packages: {', '.join(packages)}"
-    )
+    assert len(packages) <= MOST_PACKAGES, f"a learner installs {len(packages)} packages: {', '.join(packages)}"
 
 
 def test_the_lock_answers_what_is_declared():
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    pinned = {
-        canonicalize_name(name): version
-        for name, version in re.findall(r"^(\S+?)==(\S+)", lock, re.M)
-    }
+    pinned = {canonicalize_name(name): version for name, version in re.findall(r"^(\S+?)==(\S+)", lock, re.M)}
     require_none(
         f"requirements.lock does not answer {requirement}; run `make lock`"
         for requirement in declared()
@@ -115,6 +103,4 @@ def test_the_lock_answers_what_is_declared():
 def test_the_lock_names_no_place_to_install_from():
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     found = re.findall(r"^.*(?:://|--index-url|--extra-index-url|--find-links|@ ).*$", lock, re.M)
-    assert not found, (
-        f"requirements.lock says where to install from, which is the installer's choice: {found}"
-    )
+    assert not found, f"requirements.lock says where to install from, which is the installer's choice: {found}"
