@@ -41,12 +41,12 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 def _largest_send_buffer() -> int:
-    path = Path("/proc/sys/net/ipv4/tcp_wmem")
-    return int(path.read_text().split()[2]) if path.exists() else 4 * MIB
+    path = Path("/proc/sys/net/core/wmem_max")
+    return 2 * int(path.read_text()) if path.exists() else 4 * MIB
 
 
-FILL = _largest_send_buffer() + 2 * MIB  # more than the kernel takes on behalf of a peer that does not read
-STALL = {"MAX_PENDING": 4 * FILL, "WRITE_DEADLINE_MS": 30_000}
+FILL = min(2 * _largest_send_buffer(), 8 * MIB) + MIB  # more than the kernel takes on behalf of a slow reader
+STALL = {"WRITE_DEADLINE_MS": 30_000}
 
 
 class Broker:
@@ -67,9 +67,9 @@ class Broker:
         """A client that has connected and said nothing yet."""
         return NatsClient(self.solution, name)
 
-    def client(self, name: str, receive_buffer: int | None = None, **options: bool) -> NatsClient:
+    def client(self, name: str, slow_reader: bool = False, **options: bool) -> NatsClient:
         """A client that has seen INFO, sent CONNECT and got its PONG."""
-        client = NatsClient(self.solution, name, receive_buffer)
+        client = NatsClient(self.solution, name, slow_reader)
         client.greeted()
         if options:
             client.connect(**options)
@@ -90,7 +90,7 @@ class Broker:
 
     def stalled(self, *subjects: str) -> NatsClient:
         """A subscriber that reads no more, with more waiting for it than the kernel takes: writers to it are parked."""
-        slow = self.client("slow", receive_buffer=4096)
+        slow = self.client("slow", slow_reader=True)
         for sid, subject in enumerate(["fill", *subjects]):
             slow.sub(self.subject(subject), sid)
         slow.fence()
@@ -114,9 +114,10 @@ def broker(solution: Solution, chance: random.Random) -> Broker:
 
 def pump(publisher: NatsClient, subject: str, total: int, size: int) -> int:
     """Publish `total` bytes in messages of `size`, each beginning with its number; how many they are."""
-    for number in range(total // size):
-        publisher.pub(subject, b"%08d" % number + bytes(size - 8))
-    return total // size
+    count = total // size
+    frames = [publication(subject, b"%08d" % number + bytes(size - 8))[0] for number in range(count)]
+    publisher.send(b"".join(frames), f"{count} × PUB {subject} {size}")
+    return count
 
 
 def fence_all(clients: Iterable[NatsClient]) -> None:
@@ -950,13 +951,13 @@ def test_bad_peer_isolated(broker: Broker) -> None:
 )
 def test_slow_consumer_cut(broker: Broker) -> None:
     """A subscriber more than MAX_PENDING behind is cut, the others are complete, and it has seen no gap."""
-    slow = broker.client("slow", receive_buffer=4096)
+    slow = broker.client("slow", slow_reader=True)
     slow.sub(broker.subject("x"), 1)
     slow.fence()
     slow.stop_reading()
     healthy, bob = broker.subscriber("healthy", "x"), broker.client("bob")
 
-    total = flood(bob, healthy, broker.subject("x"), FILL + 4 * MIB)
+    total = flood(bob, healthy, broker.subject("x"), FILL + 3 * MIB)
     slow.read_again()
     seen = [int(message.payload[:8]) for message in slow.until_closed() if isinstance(message, Msg)]
     assert len(seen) < total, "a consumer that is more than MAX_PENDING behind is cut off"
@@ -976,7 +977,7 @@ def flood(publisher: NatsClient, healthy: NatsClient, subject: str, total: int) 
     return sent
 
 
-HEARTBEAT = {"PING_INTERVAL_MS": 60, "PING_MAX_OUT": 3}
+HEARTBEAT = {"PING_INTERVAL_MS": 50, "PING_MAX_OUT": 3}
 
 
 @behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="queue_one_member", settings=HEARTBEAT)
@@ -1006,7 +1007,7 @@ def test_idle_live_peer_kept(broker: Broker) -> None:
     """An idle peer that answers each PING is kept."""
     idle, bob = broker.subscriber("idle", "x"), broker.client("bob")
 
-    enough = idle.pings + 6  # more than an unanswered one survives
+    enough = idle.pings + 5  # more than an unanswered one survives
     idle.solution.until(lambda: idle.pings >= enough or idle.ended, "PING after PING", "idle")
     assert not idle.ended, "idle answered every PING, and was cut off all the same"
 
@@ -1022,7 +1023,7 @@ def test_idle_live_peer_kept(broker: Broker) -> None:
     alone=True,
     source=brief("W13", "shutdown"),
     needs="pub_sub_roundtrip",
-    settings={"MAX_PENDING": 4 * FILL, "WRITE_DEADLINE_MS": 5000},
+    settings={"WRITE_DEADLINE_MS": 5000},
 )
 @hints(
     "Leaving the event loop is not the same as flushing.",
@@ -1031,7 +1032,7 @@ def test_idle_live_peer_kept(broker: Broker) -> None:
 )
 def test_sigterm_drains(broker: Broker) -> None:
     """SIGTERM delivers what was accepted, closes, exits, and frees the port."""
-    slow = broker.client("slow", receive_buffer=65536)
+    slow = broker.client("slow", slow_reader=True)
     slow.sub(broker.subject("x"), 1)
     slow.fence()
     slow.stop_reading()
@@ -1057,7 +1058,7 @@ def test_sigterm_drains(broker: Broker) -> None:
     alone=True,
     source=brief("W13", "shutdown"),
     needs="pub_sub_roundtrip",
-    settings={"MAX_PENDING": 4 * FILL, "WRITE_DEADLINE_MS": 200},
+    settings={"WRITE_DEADLINE_MS": 150},
 )
 def test_sigterm_is_bounded(broker: Broker) -> None:
     """A peer that never reads does not keep the broker from exiting after SIGTERM."""
@@ -1154,13 +1155,13 @@ def test_subject_memory(broker: Broker) -> None:
     bob, numbers = broker.client("bob"), itertools.count()
     padding = "x" * 1000
 
-    def publish_to_4000_new_subjects() -> None:
-        for _ in range(8):
+    def publish_to_2500_new_subjects() -> None:
+        for _ in range(5):
             frames = [f"PUB {broker.subject(f'{next(numbers)}.{padding}')} 0\r\n\r\n" for _ in range(500)]
             bob.send("".join(frames).encode(), "500 × PUB, each to a new subject of 1 KB")
             bob.fence()
 
-    assert_levels_off(broker, publish_to_4000_new_subjects, "4000 messages to new subjects of 1 KB", 2 * MIB)
+    assert_levels_off(broker, publish_to_2500_new_subjects, "2500 messages to new subjects of 1 KB", MIB)
 
 
 def assert_levels_off(broker: Broker, step: Callable[[], object], what: str, most: int) -> None:
@@ -1189,12 +1190,12 @@ def assert_levels_off(broker: Broker, step: Callable[[], object], what: str, mos
 def test_slow_consumer_memory(broker: Broker) -> None:
     """A slow consumer costs the broker little more than MAX_PENDING."""
     healthy, bob = broker.subscriber("healthy", "x"), broker.client("bob")
-    slow = broker.client("slow", receive_buffer=4096)
+    slow = broker.client("slow", slow_reader=True)
     slow.sub(broker.subject("x"), 1)
     slow.fence()
     slow.stop_reading()
     flood(bob, healthy, broker.subject("x"), FILL + MIB)
 
     assert_levels_off(
-        broker, lambda: flood(bob, healthy, broker.subject("x"), 4 * MIB), "4 MiB published past a slow consumer", MIB
+        broker, lambda: flood(bob, healthy, broker.subject("x"), 2 * MIB), "2 MiB published past a slow consumer", MIB
     )

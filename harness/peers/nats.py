@@ -65,7 +65,7 @@ Frame = Msg | Ok | Err | Garbage
 class NatsClient:
     """One client connection. `frames` holds what arrived besides INFO, PING and PONG, oldest first."""
 
-    def __init__(self, solution: Solution, name: str, receive_buffer: int | None = None) -> None:
+    def __init__(self, solution: Solution, name: str, slow_reader: bool = False) -> None:
         self.solution, self.name = solution, name
         self.frames: list[Frame] = []
         self.info: dict[str, Any] | None = None
@@ -75,7 +75,7 @@ class NatsClient:
         self._pongs: list[int] = []  # for each PONG, how many frames had arrived before it
         self._arrived = self._taken = 0
         self._body: tuple[bytes, bytes, bytes, int] | None = None  # MSG whose payload is not complete
-        self.connection: Connection = solution.connect(name, receive_buffer)
+        self.connection: Connection = solution.connect(name, slow_reader)
         self.connection.on_bytes = self._parse
 
     # -- saying -------------------------------------------------------------------------------------------------

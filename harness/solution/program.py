@@ -281,6 +281,6 @@ class Solution:
         """The peer of that kind."""
         return next(peer for peer in self.peers if isinstance(peer, kind))
 
-    def connect(self, name: str, receive_buffer: int | None = None) -> Connection:
+    def connect(self, name: str, slow_reader: bool = False) -> Connection:
         """Open a connection to the solution; `name` is what the story calls the harness's party."""
-        return Connection.to(self.network, self.address, name, self.record.solution, receive_buffer)
+        return Connection.to(self.network, self.address, name, self.record.solution, slow_reader)

@@ -18,6 +18,7 @@ Address = tuple[str, int]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 CHUNK = 1 << 18
+SMALL_BUFFER, SMALL_SEGMENT = 4096, 536  # bytes
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
@@ -45,18 +46,13 @@ class Connection:
         self.remote: Address = ("", 0)
 
     @classmethod
-    def to(
-        cls,
-        network: Network,
-        address: Address,
-        name: str,
-        peer: str,
-        receive_buffer: int | None = None,
-    ) -> Connection:
-        """Open a connection; `receive_buffer` bytes of SO_RCVBUF make a reader that is soon full."""
+    def to(cls, network: Network, address: Address, name: str, peer: str, slow_reader: bool = False) -> Connection:
+        """Open a connection. The kernel takes little on behalf of a `slow_reader`: soon its peer can't write."""
         sock = socket.socket()
-        if receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if slow_reader:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+            # The other end's send buffer grows with its segments: megabytes with those of the loopback device.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
         connection = cls(network, sock, name, peer)
         connection.connecting = connection.opened_by_harness = True
         connection.remote = address

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS keys (
     account TEXT, path TEXT, key TEXT,
     payload TEXT,      -- NULL: not one of its requests can have been executed, so it is bound to nothing
     provider_key TEXT NOT NULL,
-    doubt INTEGER NOT NULL DEFAULT 0,  -- some request to the provider ended without our knowing how
+    chances INTEGER NOT NULL DEFAULT 1,  -- requests to the provider that may have been executed
     born REAL NOT NULL,
     status INTEGER, body BLOB, location TEXT,
     PRIMARY KEY (account, path, key)
@@ -281,12 +281,9 @@ def claim(identity, text):
     db.execute("DELETE FROM keys WHERE status IS NOT NULL AND born <= ?", (born - TTL,))
     row = db.execute(
         "INSERT INTO keys (account, path, key, payload, provider_key, born) VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET payload = excluded.payload RETURNING provider_key",
+        " ON CONFLICT DO UPDATE SET payload = excluded.payload, chances = chances + 1 RETURNING provider_key",
         (*identity, text, provider_key, born),
     ).fetchall()[0]
-    # The process may die during the request: until its end is known it counts as executed.
-    doubted = db.execute("SELECT doubt FROM keys WHERE account = ? AND path = ? AND key = ?", identity).fetchone()[0]
-    db.execute("UPDATE keys SET doubt = ? WHERE account = ? AND path = ? AND key = ?", (doubted, *identity))
     db.execute("COMMIT")
     return row["provider_key"]
 
@@ -296,10 +293,10 @@ def settle(identity, verdict, record):
     where = "WHERE account = ? AND path = ? AND key = ?"
     with Transaction():
         if kind == "unknown":
-            db.execute(f"UPDATE keys SET doubt = 1 {where}", identity)
             return problem(value, "nobody knows whether that was executed, ask again")
         if kind == "not executed":
-            db.execute(f"UPDATE keys SET payload = NULL {where} AND NOT doubt", identity)
+            db.execute(f"UPDATE keys SET chances = chances - 1 {where}", identity)
+            db.execute(f"UPDATE keys SET payload = NULL {where} AND chances = 0", identity)
             return problem(value, "that was not executed, ask again")
         answer = record(value) if kind == "done" else problem(402, "the provider refused", code=value)
         stored = (answer.status, answer.body, answer.location)
