@@ -10,7 +10,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pytest
 
@@ -40,12 +39,6 @@ def brief(rule: str, words: str) -> Source:
 KIB, MIB = 1 << 10, 1 << 20
 
 
-def _largest_send_buffer() -> int:
-    path = Path("/proc/sys/net/core/wmem_max")
-    return 2 * int(path.read_text()) if path.exists() else 4 * MIB
-
-
-FILL = min(2 * _largest_send_buffer(), 8 * MIB) + MIB  # more than the kernel takes on behalf of a slow reader
 STALL = {"WRITE_DEADLINE_MS": 30_000}
 
 
@@ -96,8 +89,11 @@ class Broker:
         slow.fence()
         slow.stop_reading()
         filler = self.client("filler")
-        pump(filler, self.subject("fill"), FILL, 64 * KIB)
-        self.solution.settled()
+        published = 0
+        while published - self.solution.kernel_holds(slow.connection) < 256 * KIB:
+            pump(filler, self.subject("fill"), 512 * KIB, 64 * KIB)
+            self.solution.settled()
+            published += 512 * KIB
         return slow
 
     def read_again(self, slow: NatsClient) -> list[Msg]:
@@ -112,12 +108,12 @@ def broker(solution: Solution, chance: random.Random) -> Broker:
     return Broker(solution, chance)
 
 
-def pump(publisher: NatsClient, subject: str, total: int, size: int) -> int:
-    """Publish `total` bytes in messages of `size`, each beginning with its number; how many they are."""
-    count = total // size
-    frames = [publication(subject, b"%08d" % number + bytes(size - 8))[0] for number in range(count)]
-    publisher.send(b"".join(frames), f"{count} × PUB {subject} {size}")
-    return count
+def pump(publisher: NatsClient, subject: str, total: int, size: int, first: int = 0) -> int:
+    """Publish `total` bytes in messages of `size`, numbered from `first` on; the number that comes next."""
+    numbers = range(first, first + total // size)
+    frames = [publication(subject, b"%08d" % number + bytes(size - 8))[0] for number in numbers]
+    publisher.send(b"".join(frames), f"{len(numbers)} × PUB {subject} {size}")
+    return numbers.stop
 
 
 def fence_all(clients: Iterable[NatsClient]) -> None:
@@ -957,17 +953,17 @@ def test_slow_consumer_cut(broker: Broker) -> None:
     slow.stop_reading()
     healthy, bob = broker.subscriber("healthy", "x"), broker.client("bob")
 
-    total = flood(bob, healthy, broker.subject("x"), FILL + 3 * MIB)
+    total = flood(bob, healthy, slow, broker.subject("x"), 3 * MIB)
     slow.read_again()
     seen = [int(message.payload[:8]) for message in slow.until_closed() if isinstance(message, Msg)]
     assert len(seen) < total, "a consumer that is more than MAX_PENDING behind is cut off"
     assert seen == list(range(len(seen))), "what a slow consumer gets before the cut has no gap"
 
 
-def flood(publisher: NatsClient, healthy: NatsClient, subject: str, total: int) -> int:
-    """Publish `total` bytes in fenced batches that the healthy subscriber keeps up with; how many messages."""
+def flood(publisher: NatsClient, healthy: NatsClient, slow: NatsClient, subject: str, behind: int) -> int:
+    """Publish in fenced batches that `healthy` keeps up with, until `slow` is `behind` by so many bytes; how many."""
     size, sent = 64 * KIB, 0
-    while sent * size < total:
+    while sent * size - publisher.solution.kernel_holds(slow.connection) < behind:
         for number in range(sent, sent + 4):
             publisher.pub(subject, b"%08d" % number + bytes(size - 8))
         publisher.fence()
@@ -1037,8 +1033,10 @@ def test_sigterm_drains(broker: Broker) -> None:
     slow.fence()
     slow.stop_reading()
     bob = broker.client("bob")
-    total = pump(bob, broker.subject("x"), FILL, 64 * KIB)
-    bob.fence()
+    total = 0
+    while total * 4 * KIB - broker.solution.kernel_holds(slow.connection) < 256 * KIB:
+        total = pump(bob, broker.subject("x"), 512 * KIB, 4 * KIB, total)
+        bob.fence()
 
     broker.solution.terminate()
     broker.solution.settled()
@@ -1194,8 +1192,9 @@ def test_slow_consumer_memory(broker: Broker) -> None:
     slow.sub(broker.subject("x"), 1)
     slow.fence()
     slow.stop_reading()
-    flood(bob, healthy, broker.subject("x"), FILL + MIB)
+    flood(bob, healthy, slow, broker.subject("x"), 2 * MIB)
 
-    assert_levels_off(
-        broker, lambda: flood(bob, healthy, broker.subject("x"), 2 * MIB), "2 MiB published past a slow consumer", MIB
-    )
+    def publish_2_mib() -> None:
+        flood(bob, healthy, healthy, broker.subject("x"), 2 * MIB)
+
+    assert_levels_off(broker, publish_2_mib, "2 MiB published past a slow consumer", MIB)

@@ -23,12 +23,12 @@ from typing import Self
 from harness import kata as katas
 from harness import waiting
 from harness.kata import Kata
-from harness.proof import busy
 from harness.results import Result
 from harness.verdicts import Verdict
 
 QUIETLY = ("-q", "--story=none", "-p", "no:cacheprovider")
 QUOTED_LINES = 8
+BUSY = Path(__file__).parent / "busy.py"  # a program; importing it would run it
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,6 @@ class Bench:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="kata-prove-", ignore_cleanup_errors=True)
         return self
 
     def __exit__(
@@ -77,12 +76,11 @@ class Bench:
             self._closed = True
             for process in self._running:
                 _kill(process)
-        self._folder.cleanup()
 
     def all(self, runs: list[Run], width: int, done: Callable[[Outcome], None]) -> list[Outcome]:
         """Carry out the runs, `width` at a time, and call `done` as each ends; the outcomes in the order of the runs."""
         pool = ThreadPoolExecutor(width)
-        futures = [pool.submit(self._one, number, run) for number, run in enumerate(runs)]
+        futures = [pool.submit(self._one, run) for run in runs]
         try:
             for future in as_completed(futures):
                 done(future.result())
@@ -93,7 +91,7 @@ class Bench:
     @contextmanager
     def busy(self, number: int) -> Iterator[None]:
         """Let `number` processes use up the processor meanwhile."""
-        hogs = [subprocess.Popen([sys.executable, "-I", "-S", busy.__file__]) for _ in range(number)]
+        hogs = [subprocess.Popen([sys.executable, "-I", "-S", str(BUSY)]) for _ in range(number)]
         try:
             yield
         finally:
@@ -101,10 +99,10 @@ class Bench:
                 hog.kill()
                 hog.wait()
 
-    def _one(self, number: int, run: Run) -> Outcome:
-        file = Path(self._folder.name, f"{run.name}-{number}.json")
+    def _one(self, run: Run) -> Outcome:
         words = [sys.executable, "-m", "pytest", str(self.kata.folder), *QUIETLY, *run.arguments]
-        with file.with_suffix(".log").open("w+b") as log:
+        with tempfile.TemporaryDirectory(prefix="kata-prove-") as folder, tempfile.TemporaryFile() as log:
+            file = Path(folder, "results.json")
             before = waiting.now()
             process = self._start([*words, f"--results={file}"], log.fileno())
             status = process.wait()
@@ -112,8 +110,7 @@ class Bench:
             with self._lock:
                 self._running.discard(process)
             log.seek(0)
-            output = log.read().decode(errors="replace")
-        return _outcome(run, status, seconds, file, output)
+            return _outcome(run, status, seconds, file, log.read().decode(errors="replace"))
 
     def _start(self, words: list[str], output: int) -> subprocess.Popen[bytes]:
         with self._lock:  # so that nothing starts once the bench is closed

@@ -224,6 +224,14 @@ class Solution:
         """Resident memory of the whole tree."""
         return self.tree.rss_bytes()
 
+    def kernel_holds(self, connection: Connection) -> int:
+        """Bytes from the solution that wait in the kernel, on either side, because the harness does not read them."""
+        if not isinstance(self.watch, Watch):
+            raise NotShown(f"needs what only Linux shows of a socket; {self.watch.describe()}")
+        tcp = self.watch.tcp
+        theirs, ours = tcp.lookup(connection.remote, connection.local), tcp.lookup(connection.local, connection.remote)
+        return (theirs.wqueue if theirs else 0) + (ours.rqueue if ours else 0)
+
     def sockets(self) -> int:
         """How many sockets the tree holds open."""
         return self.tree.sockets()

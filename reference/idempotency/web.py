@@ -60,8 +60,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.http.receive_data(b"")
-        self.next_request()
-        return True  # a client that has said everything may still be listening
+        if self.task is None:
+            self.next_request()
+        return True  # a client that has said everything may still wait for its answer
 
     def connection_lost(self, _: Exception | None) -> None:
         if self.task:
@@ -76,6 +77,7 @@ class Connection(asyncio.Protocol):
                     self.body += event.data
                 elif isinstance(event, h11.EndOfMessage):
                     self.task = asyncio.create_task(self.respond())
+                    return  # what else has come waits for its turn
                 else:
                     return self.transport.close()
         except h11.RemoteProtocolError as error:

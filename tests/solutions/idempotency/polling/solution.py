@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import uuid
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -57,8 +57,8 @@ class Refused(Exception):
 class Taken(Exception):
     """Somebody else holds the lease."""
 
-    def __init__(self, holder):
-        self.holder = holder
+    def __init__(self, row):
+        self.holder, self.provider_key = row["holder"], row["provider_key"]
 
 
 def connect():
@@ -79,12 +79,15 @@ def transaction():
 # --- leases
 
 
-def take(identity, digest, payload):
-    """Take the lease of a request: its row, finished or now ours to execute. Raises Taken."""
+def take(identity, digest, payload, awaited=None):
+    """Take the lease of a request: its row, finished or now ours to execute. Raises Taken.
+
+    Who waited for the execution with the provider key `awaited` gets its outcome, even if that is too old by now.
+    """
     with transaction() as db:
         row = db.execute(f"SELECT * FROM requests WHERE {THIS}", identity).fetchone()
         now = time.time()
-        if row and row["status"] and now >= row["first_use"] + TTL:
+        if row and row["status"] and row["provider_key"] != awaited and now >= row["first_use"] + TTL:
             db.execute(f"DELETE FROM requests WHERE {THIS}", identity)
             row = None
         if row is None:
@@ -97,7 +100,7 @@ def take(identity, digest, payload):
         elif row["status"] is None:
             # A holder in this process is alive, even if its renewal is late.
             if row["holder"] and (row["holder"] == ME or row["held_until"] > now):
-                raise Taken(row["holder"])
+                raise Taken(row)
             db.execute(f"UPDATE requests SET holder = ?, held_until = ? WHERE {THIS}", (ME, now + LEASE, *identity))
         return db.execute(f"SELECT * FROM requests WHERE {THIS}", identity).fetchone()
 
@@ -130,25 +133,30 @@ def carry_on(left):
     except Taken as taken:
         return taken.holder == ME  # a client was faster
     if row["status"] is None:
-        threading.Thread(target=execute, args=(row,), daemon=True).start()
+        threading.Thread(target=execute_alone, args=(row,), daemon=True).start()
     return True
+
+
+def execute_alone(row):
+    with suppress(Refused):  # not now, then; its client will ask again
+        execute(row)
 
 
 # --- execution
 
 
 def execute(row):
-    """Ask the provider, keep what it says if that is final, and return the status for the client."""
+    """Ask the provider; keep and return what it says if that is final. Raises Refused."""
     identity = row["account"], row["path"], row["key"]
     try:
         payload = json.loads(row["payload"])
         target, body = to_provider(row["account"], row["path"], payload)
-        finish(identity, payload, *ask(target, body, row["provider_key"]))
-        return 201
+        return finish(identity, payload, *ask(target, body, row["provider_key"]))
     except TimeoutError:
-        return 504
+        raise Refused(504, "the outcome is unknown, ask again") from None
     except (OSError, http.client.HTTPException, LookupError, TypeError, ValueError):
-        return 502  # broken, cut off or not to be understood: whatever it was, it was no answer
+        # Broken, cut off or not to be understood: whatever it was, it was no answer.
+        raise Refused(502, "the outcome is unknown, ask again") from None
     finally:
         give_back(identity)
 
@@ -186,14 +194,19 @@ def finish(identity, payload, status, word):
             document = {"title": "Refused by the payment provider", "code": word}
         elif path == "/payments":
             document = {"id": uuid.uuid4().hex, **amounts(payload), "charge_id": word, "status": "succeeded"}
-            db.execute("INSERT INTO payments VALUES (:id, :a, :amount, :currency, :charge_id, :status)",
-                       {"a": account, **document})
+            db.execute(
+                "INSERT INTO payments VALUES (:id, :a, :amount, :currency, :charge_id, :status)",
+                {"a": account, **document},
+            )
             location = f"/payments/{document['id']}"
         else:
             document = {"id": word, "payment_id": payload["payment_id"], "status": "succeeded"}
             db.execute("UPDATE payments SET status = 'refunded' WHERE id = ?", (payload["payment_id"],))
-        stored = status, json.dumps(document).encode(), location
-        db.execute(f"UPDATE requests SET status = ?, body = ?, location = ? WHERE {THIS}", (*stored, *identity))
+        stored = status, json.dumps(document, separators=(",", ":")).encode(), location
+        db.execute(
+            f"UPDATE requests SET holder = NULL, status = ?, body = ?, location = ? WHERE {THIS}", (*stored, *identity)
+        )
+    return stored
 
 
 def amounts(payload):
@@ -204,22 +217,30 @@ def idempotent(identity, body, payload):
     """Status, body, location, replayed."""
     digest = sha256(body).digest()
     deadline = time.monotonic() + 2 * TIMEOUT
-    executed = False
+    awaited = None
     while time.monotonic() < deadline:
         try:
-            row = take(identity, digest, payload)
+            row = take(identity, digest, payload, awaited)
         except Taken as taken:
             if taken.holder != ME:
                 raise Refused(409, "a process that may be dead was executing this") from None
-            time.sleep(POLL)
+            awaited = taken.provider_key
+            poll(identity, deadline)
             continue
         if row["status"]:
-            return row["status"], row["body"], row["location"], not executed
-        executed = True
-        status = execute(row)
-        if status != 201:
-            raise Refused(status, "the outcome is unknown, ask again")
+            return row["status"], row["body"], row["location"], True
+        return *execute(row), False
     raise Refused(503, "the first request takes long, ask again")
+
+
+def poll(identity, deadline):
+    """Look again and again whether anybody still executes it."""
+    with connect() as db:
+        while time.monotonic() < deadline:
+            time.sleep(POLL)
+            held = db.execute(f"SELECT 1 FROM requests WHERE {THIS} AND holder IS NOT NULL", identity).fetchone()
+            if not held:
+                return
 
 
 # --- requests

@@ -80,7 +80,9 @@ def problem(status, title, **members):
 # --- keys (RFC 9651): one String, then parameters, whose values are any bare items
 
 CHARACTERS = r'(?:[ !#-\[\]-~]|\\["\\])*'
-BARE_ITEM = rf"""(?:"{CHARACTERS}"|%"[ -~]*"|@?-?[0-9]{{1,15}}|-?[0-9]{{1,12}}\.[0-9]{{1,3}}|\?[01]|:[A-Za-z0-9+/=]*:|"""
+BARE_ITEM = (
+    rf"""(?:"{CHARACTERS}"|%"[ -~]*"|@?-?[0-9]{{1,15}}|-?[0-9]{{1,12}}\.[0-9]{{1,3}}|\?[01]|:[A-Za-z0-9+/=]*:|"""
+)
 BARE_ITEM += r"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*)"
 KEY = re.compile(rf'"({CHARACTERS})"(?:; *[a-z*][a-z0-9_.*-]*(?:={BARE_ITEM})?)*')
 
@@ -223,9 +225,7 @@ async def execute(identity, operation, payload, provider_key):
 
 async def idempotent(identity, operation, payload):
     text = json.dumps(payload, sort_keys=True)
-    known = db.execute(
-        "SELECT * FROM requests WHERE account = ? AND operation = ? AND key = ?", identity
-    ).fetchone()
+    known = db.execute("SELECT * FROM requests WHERE account = ? AND operation = ? AND key = ?", identity).fetchone()
     if known and known["answer"] and known["first_use"] + TTL <= time.time():
         known = None
     if known and known["payload"] != text:

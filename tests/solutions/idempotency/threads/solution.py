@@ -176,9 +176,7 @@ def refund_request(account, payload):
 def charged(account, payload, charge):
     identifier = uuid.uuid4().hex
     row = (identifier, account, payload["amount"], payload["currency"], "succeeded", charge)
-    db.execute(
-        "INSERT INTO payments (id, account, amount, currency, status, charge_id) VALUES (?, ?, ?, ?, ?, ?)", row
-    )
+    db.execute("INSERT INTO payments (id, account, amount, currency, status, charge_id) VALUES (?, ?, ?, ?, ?, ?)", row)
     body = json.dumps(shown(payment_of(account, identifier)), indent=2).encode()
     return Answer(201, body, f"/payments/{identifier}")
 
@@ -188,7 +186,10 @@ def refunded(account, payload, refund):
     return Answer(201, json.dumps({"id": refund, "payment_id": payload["payment_id"], "status": "succeeded"}).encode())
 
 
-OPERATIONS = {"/payments": (valid_payment, charge_request, charged), "/refunds": (valid_refund, refund_request, refunded)}
+OPERATIONS = {
+    "/payments": (valid_payment, charge_request, charged),
+    "/refunds": (valid_refund, refund_request, refunded),
+}
 
 
 # --- the provider
