@@ -7,6 +7,7 @@ scene that could not be set, a limit or a fault of the kit proves nothing.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def _replay(item: pytest.Item, module: KataModule, behaviour: Behaviour) -> str:
         wanted = f"mutants:{module.subject.mutant.name}"
     if wanted:
         words.append(f"--subject={wanted}")
-    return " ".join([*words, f"--seed={item.config.getoption('seed')}"])
+    return shlex.join([*words, f"--seed={item.config.getoption('seed')}"])
 
 
 def _relative(folder: Path) -> str:

@@ -64,9 +64,11 @@ def digest(folder: Path) -> str:
     """A digest of the sources in a kata's folder: it changes with the first edit of the skeleton."""
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in {".toml", ".md", ".pyc"} or path.name.startswith(".") or not path.is_file():
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)  # caches of tools, the editor's own files
+        if path.suffix in {".toml", ".md", ".pyc"} or hidden or not path.is_file():
             continue
-        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        whole.update(inside.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return whole.hexdigest()[:16]
 
 

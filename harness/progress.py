@@ -46,7 +46,7 @@ def compare(results: list[Result]) -> list[str]:
     before: dict[str, str] = entry.get("verdicts", {})
     after = {result.behaviour: result.verdict.value for result in results}
     entry["verdicts"] = before | after
-    entry["points"] = {result.behaviour: result.points for result in results} | entry.get("points", {})
+    entry["points"] = entry.get("points", {}) | {result.behaviour: result.points for result in results}
     save(folder, table)
     holds = Verdict.HOLDS.value
     gained = [name for name in after if after[name] == holds and before.get(name, holds) != holds]

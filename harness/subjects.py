@@ -68,7 +68,7 @@ def from_path(kata: Kata, path: Path) -> Subject:
     if path.is_file():
         runner = RUNNERS.get(path.suffix)
         run = (runner, path.name) if runner else (str(path),)
-        return Subject(path.stem, path.parent, run)
+        return Subject(path.name, path.parent, run)
     if not path.is_dir():
         raise Unusable(f"--subject={path} does not exist; give a folder, a file, `reference` or `mutants`")
     own = path / "kata.toml"

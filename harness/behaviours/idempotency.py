@@ -191,7 +191,7 @@ def test_create_charges_once(payments: Payments) -> None:
 @behaviour(
     stage=1,
     points=2,
-    source=draft("2.6", "Idempotency enforcement", "R2"),
+    source=draft("2.6", "Idempotency Enforcement", "R2"),
     needs="create_charges_once",
 )
 @hints(
@@ -210,7 +210,7 @@ def test_replay_identical(payments: Payments) -> None:
     assert_replayed(again, first)
 
 
-@behaviour(stage=1, source=draft("2.7", "Error handling", "R1"), needs="create_charges_once")
+@behaviour(stage=1, source=draft("2.7", "Error Handling", "R1"), needs="create_charges_once")
 def test_missing_key_400(payments: Payments) -> None:
     """Without the header a payment is refused with 400 and nothing is charged; with it the same request is fine."""
     reply = payments.send("/payments", payments.payload()).response()
@@ -220,7 +220,7 @@ def test_missing_key_400(payments: Payments) -> None:
     assert_created(payments.pay(payments.key()))
 
 
-@behaviour(stage=1, source=draft("2.2", "Uniqueness", "R3"), needs="replay_identical")
+@behaviour(stage=1, source=draft("2.2", "Uniqueness of Idempotency Key", "R3"), needs="replay_identical")
 def test_mismatch_422(payments: Payments) -> None:
     """The same key with another amount is 422 and charges nothing, and the original can still be replayed."""
     key = payments.key()
@@ -232,7 +232,7 @@ def test_mismatch_422(payments: Payments) -> None:
     assert_replayed(payments.pay(key, 500), first)
 
 
-@behaviour(stage=1, source=draft("2.6", "Idempotency enforcement", "R1"), needs="create_charges_once")
+@behaviour(stage=1, source=draft("2.6", "Idempotency Enforcement", "R1"), needs="create_charges_once")
 def test_new_key_new_payment(payments: Payments) -> None:
     """Two keys with the same payload are two payments."""
     first, second = payments.pay(payments.key()), payments.pay(payments.key())
@@ -274,7 +274,7 @@ def test_read_back(payments: Payments) -> None:
     assert others == {"data": []} or others.get("data") == [], "another account sees none of it"
 
 
-@behaviour(stage=1, source=draft("5", "Security considerations", "Account"), needs="replay_identical")
+@behaviour(stage=1, source=draft("5", "Security Considerations", "Account"), needs="replay_identical")
 def test_account_first(payments: Payments) -> None:
     """Without an account the answer is 401, also for a key that has a stored answer."""
     key = payments.key()
@@ -299,7 +299,6 @@ NO_STRINGS = [
     '"a" b',
     "?1",
     ":YWJj:",
-    '"a"; ="b"',
     '("a")',
 ]
 
@@ -358,7 +357,7 @@ def test_repeated_header_400(payments: Payments) -> None:
     stage=2,
     points=3,
     hidden=True,
-    source=draft("5", "Security considerations", "Rules"),
+    source=draft("5", "Security Considerations", "Rules"),
     needs="replay_identical",
 )
 @hints(
@@ -372,10 +371,12 @@ def test_scoped_by_account(payments: Payments, provider: PaymentProvider) -> Non
     with provider.holding():
         mine = payments.post(key)
         theirs = payments.post(key, account=other_account)
-        provider.until_held(2)
+        payments.settled()
+        asked = len(payments.books.asked)
+        assert asked == 2, f"two accounts are two payments: the provider is to hear of both at once, not of {asked}"
+        assert len(payments.books.keys) == 2, "the provider's keys are one namespace for your whole service"
 
     assert payments.books.amounts == [500, 500], "two accounts, two charges"
-    assert len(payments.books.keys) == 2, "the provider's keys are one namespace for your whole service"
     first, second = assert_created(mine.response()), assert_created(theirs.response())
     assert first["id"] != second["id"], "neither account gets the other's payment"
     assert assert_created(payments.pay(key, account=other_account))["id"] == second["id"], "each replays its own"
@@ -420,7 +421,7 @@ def test_invalid_request_not_stored(payments: Payments) -> None:
     assert_one_charge(payments.books)
 
 
-@behaviour(stage=2, hidden=True, source=draft("2.4", "Idempotency fingerprint", "R3"), needs="mismatch_422")
+@behaviour(stage=2, hidden=True, source=draft("2.4", "Idempotency Fingerprint", "R3"), needs="mismatch_422")
 def test_every_field_in_fingerprint(payments: Payments) -> None:
     """A change in any single field is noticed, also a description that is added."""
     key = payments.key()
@@ -441,7 +442,7 @@ def test_every_field_in_fingerprint(payments: Payments) -> None:
 @behaviour(
     stage=2,
     hidden=True,
-    source=draft("2.6", "Idempotency enforcement", "R2"),
+    source=draft("2.6", "Idempotency Enforcement", "R2"),
     needs="replay_identical",
 )
 def test_replay_is_history(payments: Payments) -> None:
@@ -477,7 +478,7 @@ def test_provider_key_well_formed(payments: Payments) -> None:
 # -- stage 3: concurrency -------------------------------------------------------------------------------------------
 
 
-@behaviour(stage=3, source=draft("2.6", "Idempotency enforcement", "R4"), needs="replay_identical")
+@behaviour(stage=3, source=draft("2.6", "Idempotency Enforcement", "R4"), needs="replay_identical")
 def test_duplicate_in_flight(payments: Payments, provider: PaymentProvider) -> None:
     """A duplicate sent while the charge is running does not start a second one; it gets 409 or the first's answer."""
     key = payments.key()
@@ -507,7 +508,7 @@ def assert_same_or_busy(reply: Response, first: Response) -> None:
     stage=3,
     points=5,
     hidden=True,
-    source=draft("2.6", "Idempotency enforcement", "R4"),
+    source=draft("2.6", "Idempotency Enforcement", "R4"),
     needs="duplicate_in_flight",
 )
 @hints(
@@ -534,7 +535,9 @@ def test_hundred_duplicates(payments: Payments, provider: PaymentProvider) -> No
     assert payments.pay(key).body == made[0].body, "a later retry gets that same answer"
 
 
-@behaviour(stage=3, hidden=True, source=draft("2.2", "Uniqueness", "R3"), needs="duplicate_in_flight")
+@behaviour(
+    stage=3, hidden=True, source=draft("2.2", "Uniqueness of Idempotency Key", "R3"), needs="duplicate_in_flight"
+)
 def test_in_flight_mismatch(payments: Payments, provider: PaymentProvider) -> None:
     """Another payload under a key in flight is refused, and leaves the running request alone."""
     key = payments.key()
@@ -923,7 +926,13 @@ def test_ledger_matches_provider(payments: Payments, provider: PaymentProvider) 
     assert sorted(listed) == sorted(charged), "one payment is listed for each charge"
 
 
-@behaviour(stage=4, points=5, source=draft("2.3", "Expiry", "R9"), needs="replay_identical", settings=SHORT_LIVED)
+@behaviour(
+    stage=4,
+    points=5,
+    source=draft("2.3", "Idempotency Key Validity and Expiry", "R9"),
+    needs="replay_identical",
+    settings=SHORT_LIVED,
+)
 @hints(
     "Your key is new, but is the provider's?",
     "A provider key that is computed from account and key alone never changes.",

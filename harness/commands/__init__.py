@@ -1,47 +1,5 @@
-"""The command line: a thin front over pytest, one module a command.
+"""The command line: a thin front over pytest, one module a command."""
 
-Nothing is judged here. Whatever a user can do wrong ends as one sentence on standard error and exit status 2.
-"""
+from harness.commands.front import main
 
-from __future__ import annotations
-
-import argparse
-import sys
-from collections.abc import Sequence
-
-from harness.commands import catalogue, doctor, hint, new, prove, start, test
-from harness.verdicts import Unusable
-
-COMMANDS = (catalogue, start, test, hint, doctor, new, prove)
-UNUSABLE, INTERRUPTED = 2, 130
-
-
-def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser(
-        prog="kata", description="Exercises in backend engineering, judged by what is seen on the wire."
-    )
-    whole.add_argument("--version", action="store_true", help="show the version and exit")
-    commands = whole.add_subparsers(metavar="COMMAND", title="commands")
-    for module in COMMANDS:
-        module.declare(commands)
-    return whole
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    whole = parser()
-    options = whole.parse_args(arguments)
-    if options.version:
-        print(f"kata {doctor.version()}")
-        return 0
-    if not hasattr(options, "run"):
-        whole.print_help()
-        return 0
-    try:
-        status: int = options.run(options)
-        return status
-    except Unusable as problem:
-        print(f"kata: {problem}", file=sys.stderr)
-        return UNUSABLE
-    except KeyboardInterrupt:
-        print("kata: interrupted", file=sys.stderr)
-        return INTERRUPTED
+__all__ = ["main"]

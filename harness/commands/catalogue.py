@@ -30,9 +30,9 @@ def run(options: argparse.Namespace) -> int:
     from harness.collecting import declared
 
     own = finding.here()
-    table = Table(
-        "kata", "what you write", "hours", "behaviours", "points", "next step", box=None, padding=(0, 2, 0, 0)
-    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("kata", "what you write", "hours", "behaviours", "points", "next"):
+        table.add_column(column, no_wrap=column != "what you write")
     for name, kata in (katas.catalogue() | own).items():
         table.add_row(*map(Text, _row(kata, declared(kata), own=name in own)))
     Console(highlight=False).print(table)
@@ -54,4 +54,4 @@ def _next(kata: Kata, behaviours: list[Behaviour], verdicts: dict[str, str], own
     if not unheld:
         return "done"
     known = [name for name in unheld if name in verdicts]
-    return f"{known[0]}" if known else f"pytest {finding.shown(kata.folder)}"
+    return known[0] if known else f"pytest {finding.shown(kata.folder)}"

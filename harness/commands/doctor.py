@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 OLDEST = (3, 11)
+CLEAN = "clean end of earlier runs"
 
 
 class Finding(NamedTuple):
@@ -74,8 +75,8 @@ def _packages() -> Iterator[Finding]:
     for kata in katas.catalogue().values():
         lacking = extras.lacking(kata)
         remedy = f"pip install '{extras.KIT}[{kata.extra}]'" if lacking else ""
-        needs = f"lacks {', '.join(lacking)}" if lacking else "all that its skeleton needs is installed"
-        yield Finding(f"kata {kata.name}", needs, remedy)
+        needs = f"{', '.join(lacking)} not installed" if lacking else "all that its skeleton needs is installed"
+        yield Finding(f"packages of {kata.name}", needs, remedy)
 
 
 def _commands() -> Iterator[Finding]:
@@ -101,9 +102,9 @@ def _leftovers() -> Iterator[Finding]:
     pids, folders = leftovers.find(Path(tempfile.gettempdir()))
     if pids:
         names = " ".join(map(str, pids))
-        yield Finding("leftovers", f"processes of ended runs: {names}", f"end them: kill -9 {names}")
+        yield Finding(CLEAN, f"their processes {names} are left", f"end them: kill -9 {names}")
     if folders:
         names = " ".join(map(str, folders))
-        yield Finding("leftovers", f"{len(folders)} folders of ended runs", f"remove them: rm -r {names}")
+        yield Finding(CLEAN, f"{len(folders)} of their folders are left", f"remove them: rm -r {names}")
     if not pids and not folders:
-        yield Finding("leftovers", "none")
+        yield Finding(CLEAN, "nothing is left of them")

@@ -47,6 +47,8 @@ def _named(name: str, known: dict[str, Behaviour]) -> Behaviour:
 def _first_broken(kata: Kata, known: dict[str, Behaviour]) -> Behaviour:
     verdicts = progress.verdicts(kata.folder, kata.name)
     where = finding.shown(kata.folder)
+    if kata.untouched:
+        raise Unusable(f"{where} holds the skeleton as it came. {kata.start}")
     if not verdicts:
         raise Unusable(f"there was no run of `{kata.name}` yet; run `pytest {where}`, or name a behaviour")
     broken = (each for name, each in known.items() if verdicts.get(name) in UNMET)

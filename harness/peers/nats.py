@@ -25,7 +25,7 @@ CONNECT = {
     "lang": "harness",
     "version": "1.0.0",
 }
-MSG = re.compile(rb"MSG ([^ \t\r\n]+) ([^ \t\r\n]+) (?:([^ \t\r\n]+) )?([0-9]+)")
+MSG = re.compile(rb"MSG ([^ \t\r\n]+) ([^ \t\r\n]+) (?:([^ \t\r\n]+) )?([0-9]{1,9})")
 ERR = re.compile(rb"-ERR '(.*)'", re.IGNORECASE)
 
 
@@ -237,33 +237,37 @@ class NatsClient:
             self._arrive(Garbage(line, "the line does not end with CRLF"), line)
             return
         text = line[:-2]
-        match text[:4].upper():
-            case b"MSG ":
+        verb, _, rest = text.partition(b" ")
+        match verb.upper(), rest:
+            case b"MSG", _:
                 self._control_line(text, line)
-            case b"PING":
+            case b"PING", b"":
                 self.pings += 1
                 self._record("PING", line)
                 if self.answers_pings:
                     self.send(b"PONG\r\n", "PONG")
-            case b"PONG":
+            case b"PONG", b"":
                 self._record("PONG", line)
                 self._pongs.append(self._arrived)
-            case b"+OK":
+            case b"+OK", b"":
                 self._arrive(Ok(), line, "+OK")
-            case b"-ERR":
+            case b"-ERR", _:
                 found = ERR.fullmatch(text)
                 frame = Err(found[1].decode(errors="replace")) if found else Garbage(line, "-ERR wants a quoted text")
                 self._arrive(frame, line)
-            case b"INFO":
-                self._info(text, line)
+            case b"INFO", _:
+                self._info(rest, line)
             case _:
-                self._arrive(Garbage(line, "no such verb"), line)
+                self._arrive(Garbage(line, "no such frame"), line)
 
     def _info(self, text: bytes, line: bytes) -> None:
         try:
-            info = json.loads(text[4:])
+            info = json.loads(text)
         except ValueError as error:
             self._arrive(Garbage(line, f"INFO is not JSON: {error}"), line)
+            return
+        if not isinstance(info, dict):
+            self._arrive(Garbage(line, "INFO is not an object"), line)
             return
         self._record("INFO {…}", line)
         if self.info is None:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness import kata as katas
 from harness.kata import Kata
@@ -25,7 +26,8 @@ TOLD = ("KATA", "NEEDS", "PACKAGE", "DEVIATIONS")
 class Oracle:
     """A launcher of a real server, and what its file says of it.
 
-    `KATA` names the kata, `NEEDS` the command, `PACKAGE` what brings it, and `DEVIATIONS` why a behaviour need not hold.
+    `KATA` names the kata, `NEEDS` the command and `PACKAGE` what brings it; `DEVIATIONS` says of each behaviour that
+    need not hold why that is justified.
     """
 
     path: Path
@@ -50,7 +52,7 @@ def oracles() -> list[Oracle]:
     ]
 
 
-def _constants(path: Path) -> dict[str, object]:
+def _constants(path: Path) -> dict[str, Any]:
     found = {}
     for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in TOLD:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from harness import kata as katas
 from harness import waiting
@@ -78,7 +78,7 @@ class Bench:
                 _kill(process)
 
     def all(self, runs: list[Run], width: int, done: Callable[[Outcome], None]) -> list[Outcome]:
-        """Carry out the runs, `width` at a time, and call `done` as each ends; the outcomes in the order of the runs."""
+        """Carry out the runs, `width` at a time, and call `done` as each ends; the outcomes in the runs' order."""
         pool = ThreadPoolExecutor(width)
         futures = [pool.submit(self._one, run) for run in runs]
         try:
@@ -137,7 +137,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _outcome(run: Run, status: int, seconds: float, file: Path, output: str) -> Outcome:
-    table = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seed": 0, "results": []}
+    table: dict[str, Any] = (
+        json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seed": 0, "results": []}
+    )
     results = tuple(Result.from_json(each) for each in table["results"])
     problem = ""
     if status not in (0, 1) or not results:

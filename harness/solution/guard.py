@@ -43,10 +43,14 @@ def main() -> None:
             os.killpg(group, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             continue
+    empty = 0
     for _ in range(100):  # a process stuck in the kernel may outlive its SIGKILL; then init gets it
         pids = marked(mark)
         for pid in pids:
             kill(pid)
+        empty = 0 if pids else empty + 1
+        if empty == 2:  # one look can miss a child that was born during it to a parent that died during it
+            break
     shutil.rmtree(folder, ignore_errors=True)
 
 

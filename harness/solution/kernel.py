@@ -64,6 +64,7 @@ class ProcessTree:
         self.root = root
         self._pids = {root}
         self._strangers: set[int] = set()
+        self._newest = b""
         self._threads: dict[tuple[int, int], Thread] = {}
         self._complete: Threads | None = None
         self._opaque = False
@@ -89,6 +90,10 @@ class ProcessTree:
 
     def _list(self) -> None:
         """Find new processes and threads. /proc/PID/task/TID/children is not there everywhere."""
+        newest = _newest()
+        if newest == self._newest:
+            return  # nobody on this machine has started anything since, and listing /proc is dear
+        self._newest = newest
         listing = {int(name) for name in os.listdir(PROC) if name.isdigit()}
         self._strangers &= listing
         self._pids &= listing
@@ -223,6 +228,11 @@ def _awake(threads: Threads) -> str:
         if state != b"S":
             return f"thread {tid} of process {pid} {STATES.get(state, 'is busy')}"
     return ""
+
+
+def _newest() -> bytes:
+    """The number that was given to the newest process or thread of this machine; they are given in turn."""
+    return (PROC / "loadavg").read_bytes().split()[-1]
 
 
 def _numbers(folder: str) -> list[int]:

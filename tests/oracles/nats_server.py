@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+KATA = "pubsub"
+NEEDS = "nats-server"
+PACKAGE = "nats-server"
+
 conf = Path(os.environ["STATE_DIR"]) / "nats.conf"
 conf.write_text(
     "\n".join(

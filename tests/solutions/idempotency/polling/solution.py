@@ -375,10 +375,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write("\r\n".join(head).encode() + body)
 
     def handle(self):
-        try:
+        with suppress(ConnectionError):  # the client is gone
             super().handle()
-        except ConnectionError:  # the client is gone
-            pass
 
     def log_message(self, *_):
         pass

@@ -80,10 +80,9 @@ def problem(status, title, **members):
 # --- keys (RFC 9651): one String, then parameters, whose values are any bare items
 
 CHARACTERS = r'(?:[ !#-\[\]-~]|\\["\\])*'
-BARE_ITEM = (
-    rf"""(?:"{CHARACTERS}"|%"[ -~]*"|@?-?[0-9]{{1,15}}|-?[0-9]{{1,12}}\.[0-9]{{1,3}}|\?[01]|:[A-Za-z0-9+/=]*:|"""
-)
-BARE_ITEM += r"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*)"
+NUMBER = r"@?-?[0-9]{1,15}|-?[0-9]{1,12}\.[0-9]{1,3}"
+TOKEN = r"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*"
+BARE_ITEM = rf'(?:"{CHARACTERS}"|%"[ -~]*"|{NUMBER}|\?[01]|:[A-Za-z0-9+/=]*:|{TOKEN})'
 KEY = re.compile(rf'"({CHARACTERS})"(?:; *[a-z*][a-z0-9_.*-]*(?:={BARE_ITEM})?)*')
 
 
@@ -181,7 +180,7 @@ async def ask(operation, account, payload, provider_key):
     A dropped connection is tried again at once: the provider key makes that safe.
     """
     body = operation.to_provider(account, payload)
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):
         try:
             async with asyncio.timeout(TIMEOUT):
                 answer = await provider.post(

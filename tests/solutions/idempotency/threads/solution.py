@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 import uuid
+from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -360,10 +361,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write("\r\n".join([*head, "", ""]).encode() + answer.body)
 
     def handle(self):
-        try:
+        with suppress(ConnectionError):  # the client is gone
             super().handle()
-        except ConnectionError:  # the client is gone
-            pass
 
     def log_message(self, *_):
         pass

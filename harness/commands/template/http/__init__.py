@@ -1,0 +1,1 @@
+"""A kata that speaks HTTP."""

@@ -1,0 +1,1 @@
+"""A kata that speaks a protocol of its own over TCP."""
