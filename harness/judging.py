@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ def judge(item: pytest.Function) -> Generator[None, Any, object]:
     """Run a behaviour; it holds only if the solution is alive and at rest afterwards."""
     error: BaseException | None = None
     outcome: object = None
+    solution = getattr(item, "solution", None)
     try:
-        outcome = yield
-        solution = getattr(item, "solution", None)
+        with _plain_comparisons(item.config):
+            outcome = yield
         if solution:
             solution.conclude()
         item.held = True  # type: ignore[attr-defined]
@@ -46,6 +48,8 @@ def judge(item: pytest.Function) -> Generator[None, Any, object]:
         pytest.skip(str(unseen))
     except Exception as raised:
         error = raised
+        if solution and isinstance(raised, AssertionError):
+            solution.explain(raised)
     mutant = module_of(item).subject.mutant
     if mutant is None:
         if error:
@@ -57,6 +61,17 @@ def judge(item: pytest.Function) -> Generator[None, Any, object]:
     if error is None:
         raise Survived(f"the mistake [{mutant.name}] was not noticed: {mutant.because}")
     raise error
+
+
+@contextmanager
+def _plain_comparisons(config: pytest.Config) -> Iterator[None]:
+    """What differs is told without colours: they would be shown as the control characters that they are."""
+    writer = config.get_terminal_writer()
+    before, writer.code_highlight = writer.code_highlight, False
+    try:
+        yield
+    finally:
+        writer.code_highlight = before
 
 
 def blocked_by(behaviour: Behaviour, module: KataModule, results: list[Result]) -> str:
@@ -119,6 +134,7 @@ def describe(item: pytest.Item) -> Result:
 
 def _message(error: BaseException) -> tuple[str, list[str]]:
     lines = str(error).splitlines() or [type(error).__name__]
+    lines[1:1] = getattr(error, "__notes__", [])
     detail = [shorten(line, DETAIL_WIDTH) for line in lines[1:] if line.strip() and not _unhelpful(line)]
     return lines[0], detail[:DETAIL_LINES]
 

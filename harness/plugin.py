@@ -29,6 +29,7 @@ from harness.judging import Untouched, blocked_by, judge, late_result, result_of
 from harness.results import Result
 from harness.running import Programs
 from harness.solution.program import Solution, Tripwire
+from harness.story.plain import visible
 from harness.story.text import StoryText, tell
 from harness.verdicts import Unusable, Verdict
 
@@ -145,10 +146,10 @@ def solution(request: pytest.FixtureRequest) -> Iterator[Solution]:
     item = request.node
     behaviour, programs, module = behaviour_of(item), item.config.stash[PROGRAMS], module_of(item)
     assert behaviour is not None, "the fixture `solution` is for behaviours"
-    solution = programs.lease(module, behaviour)
+    item.solution = solution = programs.lease(module, behaviour)
+    programs.until_ready(solution)
     _prepare(item.config, item.config.stash[NEXT])
     solution.begin(item)
-    item.solution = solution
     yield solution
     programs.give_back(module, behaviour, spent=not getattr(item, "held", False))
 
@@ -210,7 +211,7 @@ def _attach_story(config: pytest.Config, report: pytest.TestReport, result: Resu
     if result.verdict is Verdict.FAULT:
         return  # the traceback is for the authors of the kit
     if config.getoption("story") == "none" or result.untouched:
-        report.longrepr = result.message
+        report.longrepr = visible(result.message)
         return
     failed = [other for other in config.stash[RESULTS] if other.verdict is Verdict.BROKEN]
     brief = len(failed) > FULL_STORIES and config.getoption("verbose") < 1

@@ -14,6 +14,7 @@ from harness.collecting import KataModule
 from harness.solution import process
 from harness.solution.program import DidNotStart, Solution, Tripwire
 from harness.solution.scratch import Scratch
+from harness.verdicts import Unusable
 
 Key = tuple[str, ...]
 
@@ -25,6 +26,7 @@ class Programs:
         self._scratch: Scratch | None = None
         self._running: dict[Key, Solution] = {}
         self._built: set[str] = set()
+        self._unusable: dict[str, str] = {}
         self._unstartable: dict[str, str] = {}
 
     @property
@@ -37,29 +39,40 @@ class Programs:
         return self.scratch.new_folder(name)
 
     def prepare(self, module: KataModule, behaviour: Behaviour) -> bool:
-        """Start the program for a behaviour that comes soon, without waiting for it; True when one was started."""
-        key = _key(module, behaviour)
-        if key in self._running or str(module.subject.folder) in self._unstartable:
+        """Start the program for a behaviour that comes soon, without waiting for it; True when one was started.
+
+        What can't be built or executed is told by `lease`, to the behaviour that wants it.
+        """
+        key, folder = _key(module, behaviour), str(module.subject.folder)
+        if key in self._running or folder in self._unstartable or folder in self._unusable:
             return False
-        self._build(module)
-        solution = Solution(module.kata, module.subject, dict(behaviour.environment), module.peers, self.scratch)
-        self._running[key] = solution
-        solution.launch()
+        try:
+            self._build(module)
+            solution = Solution(module.kata, module.subject, dict(behaviour.environment), module.peers, self.scratch)
+            self._running[key] = solution
+            solution.launch()
+        except Unusable as problem:
+            self._unusable[folder] = str(problem)
+            return False
         return True
 
     def lease(self, module: KataModule, behaviour: Behaviour) -> Solution:
-        """A ready program for a behaviour. Raises DidNotStart, the second time without trying again."""
+        """The program for a behaviour, which `until_ready` waits for. Raises DidNotStart if there can be none."""
         folder = str(module.subject.folder)
+        self.prepare(module, behaviour)
+        if folder in self._unusable:
+            self._unstartable[folder] = self._unusable[folder]
         if folder in self._unstartable:
             raise DidNotStart(self._unstartable[folder])
-        self.prepare(module, behaviour)
-        solution = self._running[_key(module, behaviour)]
+        return self._running[_key(module, behaviour)]
+
+    def until_ready(self, solution: Solution) -> None:
+        """Wait for a leased program. Raises DidNotStart; what did not start is not tried again in this run."""
         try:
             solution.until_ready()
         except DidNotStart as problem:
-            self._unstartable[folder] = str(problem)
+            self._unstartable[str(solution.subject.folder)] = str(problem)
             raise
-        return solution
 
     def could_not_start(self, module: KataModule) -> str:
         return self._unstartable.get(str(module.subject.folder), "")

@@ -104,7 +104,7 @@ def _write_stage(reporter: Writer, stage: int, results: list[Result]) -> None:
 
 def _write_next_step(reporter: Writer, results: list[Result]) -> None:
     first = next(
-        (result for result in results if result.verdict in {Verdict.BROKEN, Verdict.NOT_REACHED}),
+        (result for result in results if result.verdict in {Verdict.BROKEN, Verdict.NOT_REACHED, Verdict.LIMIT}),
         None,
     )
     if first is None:

@@ -36,6 +36,7 @@ WALL_CAP = 40.0  # seconds, for a solution that neither works nor rests
 TICKS, TICK_SPAN, TIMER_PATIENCE = 3, 0.3, 2.5
 BATCH_TIMER = 0.02  # seconds; a timer this short is part of the work at hand (a batched write), not a later act
 LINGER = 0.1  # seconds, once a run
+DYING = 1.0  # seconds, at most, from the end of a process's connections to its own
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
 
 
@@ -179,6 +180,14 @@ def settled(scene: Scene) -> None:
     _wait(scene, lambda: None, "to come to rest", Patience(BATCH_TIMER, 0.0))
 
 
+def until_gone(scene: Scene) -> int | None:
+    """The exit status of a solution whose connections ended, None if it lives on: it rests, or works for a while."""
+    end = now() + DYING
+    while scene.exit_status() is None and now() < end and not scene.look().quiet:
+        scene.turn(FIRST_PAUSE)
+    return scene.exit_status()
+
+
 def until_flushed(scene: Scene) -> None:
     """Wait until everything that was sent and reset has left for the kernel; needs nothing of the solution."""
     deadline = now() + WALL_CAP
@@ -199,7 +208,8 @@ def until_listening(scene: Scene) -> str:
             return ""
         status = scene.exit_status()
         if status is not None:
-            return f"it {how_it_ended(status)} before it listened on {host}:{port}"
+            foreground = "" if status else "; it must serve until it gets SIGTERM, in the foreground"
+            return f"it {how_it_ended(status)} before it listened on {host}:{port}{foreground}"
         pause = patience.pause(look.timers) if look.quiet else LONGEST_PAUSE
         if pause is None:
             return f"it is idle, but does not listen on {host}:{port}" + _elsewhere(listening)

@@ -23,35 +23,30 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from harness.collecting import declared
 
     own = finding.here()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("kata", "what you write", "hours", "behaviours", "points", "next"):
-        table.add_column(column, no_wrap=column != "what you write")
-    for name, kata in (katas.catalogue() | own).items():
-        table.add_row(*map(Text, _row(kata, declared(kata), own=name in own)))
-    Console(highlight=False).print(table)
+    shown = katas.catalogue() | own
+    width = max(map(len, shown), default=0)
+    for name, kata in sorted(shown.items()):
+        verdicts = progress.verdicts(kata.folder, name) if name in own else {}
+        behaviours = declared(kata)
+        print(f"{name:<{width}}  {kata.title}, {kata.hours} hours; {_held(behaviours, verdicts)}")
+        print(f"{'':<{width}}  {kata.summary}")
+        print(f"{'':<{width}}  next: {_next(kata, behaviours, verdicts) if name in own else f'kata start {name}'}")
     return 0
 
 
-def _row(kata: Kata, behaviours: list[Behaviour], own: bool) -> tuple[str, ...]:
-    verdicts = progress.verdicts(kata.folder, kata.name) if own else {}
+def _held(behaviours: list[Behaviour], verdicts: dict[str, str]) -> str:
     held = [each for each in behaviours if verdicts.get(each.id) == Verdict.HOLDS]
-    points = f"{sum(each.points for each in held)}/{sum(each.points for each in behaviours)}"
-    what = f"{kata.title}. {kata.summary}"
-    return kata.name, what, kata.hours, f"{len(held)}/{len(behaviours)}", points, _next(kata, behaviours, verdicts, own)
+    points, most = sum(each.points for each in held), sum(each.points for each in behaviours)
+    return f"{len(held)} of {len(behaviours)} behaviours hold, {points} of {most} points"
 
 
-def _next(kata: Kata, behaviours: list[Behaviour], verdicts: dict[str, str], own: bool) -> str:
-    if not own:
-        return f"kata start {kata.name}"
-    unheld = [each.id for each in behaviours if verdicts.get(each.id) != Verdict.HOLDS]
+def _next(kata: Kata, behaviours: list[Behaviour], verdicts: dict[str, str]) -> str:
+    """The first behaviour that was tried and did not hold; else a run."""
+    unheld = [each for each in behaviours if verdicts.get(each.id) != Verdict.HOLDS]
     if not unheld:
         return "done"
-    known = [name for name in unheld if name in verdicts]
-    return known[0] if known else f"pytest {finding.shown(kata.folder)}"
+    tried = [each for each in unheld if each.id in verdicts]
+    return f"{tried[0].id}. {tried[0].sentence}" if tried else f"pytest {finding.shown(kata.folder)}"

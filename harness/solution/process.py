@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from harness.solution.scratch import MARK, Scratch
 from harness.subjects import Subject
@@ -36,12 +37,21 @@ def build(subject: Subject) -> None:
     if not subject.build:
         return
     words = command(subject, subject.build)
-    done = subprocess.run(words, cwd=subject.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        lines = "\n".join(done.stdout.decode(errors="replace").splitlines()[-LAST_LINES:])
+    building = _execute(words, cwd=subject.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output, _ = building.communicate()
+    if building.returncode:
+        lines = "\n".join(output.decode(errors="replace").splitlines()[-LAST_LINES:])
         raise Unusable(
-            f"`{' '.join(subject.build)}` failed with status {done.returncode} in {subject.folder}:\n{lines}"
+            f"`{' '.join(subject.build)}` failed with status {building.returncode} in {subject.folder}:\n{lines}"
         )
+
+
+def _execute(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
+    """Start a program of the subject. Raises Unusable when there is none, or it may not be executed."""
+    try:
+        return subprocess.Popen(words, **how)
+    except OSError as error:
+        raise Unusable(f"`{words[0]}` can't be executed: {error.strerror}; see `run` in kata.toml") from None
 
 
 class Process:
@@ -52,7 +62,7 @@ class Process:
         private = {"HOME": str(home), "TMPDIR": str(home), MARK: scratch.mark}
         inherited = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         with log.open("ab") as output:
-            self._popen = subprocess.Popen(
+            self._popen = _execute(
                 command(subject, subject.run),
                 cwd=subject.folder,
                 env=inherited | PYTHON | private | environment,

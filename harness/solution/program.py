@@ -249,6 +249,15 @@ class Solution:
         if status is not None:
             raise Died(f"the solution {how_it_ended(status)}, and still owed {owed}")
 
+    def explain(self, broken: AssertionError) -> None:
+        """Add to a broken promise that the process has ended, where it tells why a connection did."""
+        ended = any(connection.ended for connection in self.network.parties(Connection))
+        if isinstance(broken, Died) or not ended or self.process is None or self.expected_to_die:
+            return
+        status = waiting.until_gone(self)
+        if status is not None:
+            broken.add_note(f"the solution {how_it_ended(status)}")
+
     def until(self, happened: Callable[[], T], owed: str, to: str = "") -> T:
         """See `harness.waiting.until`."""
         return waiting.until(self, happened, owed, to)

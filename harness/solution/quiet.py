@@ -158,7 +158,9 @@ class Watch:
         ours = self.tcp.lookup(end.local, end.remote)
         if theirs is None or theirs.state in OPENING or (ours and ours.state in OPENING):
             if ours and ours.state in (diag.ESTABLISHED, *OPENING):
-                yield Unsettled(f"{name} is opening or closing", (end.local, ours))
+                # The kernel tries again in a second or more when the queue of a listener was full for a moment.
+                crowded = self.tcp.listener(*self._address)
+                yield Unsettled(f"{name} is opening or closing", (end.local, ours) if crowded else None)
             return
         unread = _unread(theirs)
         if unread:

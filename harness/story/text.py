@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.results import Result
 from harness.story.diagram import WIDTH, Row, draw
-from harness.story.plain import visible, visible_lines
+from harness.story.plain import shorten, visible, visible_lines
 from harness.story.record import Event
 from harness.verdicts import Verdict
 
@@ -17,15 +17,15 @@ TONES: dict[str, dict[str, bool]] = {
     "broken": {"red": True, "bold": True},
     "promise": {"bold": True},
 }
-LABEL = 9
+LABEL = 12
 
 
 def tell(result: Result, brief: bool = False) -> list[Row]:
     """The rows of the story; `brief` leaves the diagram and the output to the next run of this one behaviour."""
     rows = _field("promise", result.sentence, "promise")
     if not brief:
-        events = [Event.from_json(fields) for fields in result.story]
-        rows += [Row(""), *draw(events, result.solution_name), Row("")]
+        diagram = draw([Event.from_json(fields) for fields in result.story], result.solution_name)
+        rows += [Row(""), *diagram, Row("")] if diagram else []
     rows += _field(result.verdict.value, result.message, "broken")
     for line in result.detail:
         rows += _field("", line)
@@ -53,7 +53,7 @@ def _field(name: str, text: str, tone: str = "plain") -> list[Row]:
 
 
 def _printed(output: str) -> list[Row]:
-    lines = [visible(line)[: WIDTH - LABEL - 2] for line in output.splitlines()[-12:]]
+    lines = [shorten(visible(line), WIDTH - LABEL - 2) for line in output.splitlines()[-12:]]
     names = ["printed", *[""] * (len(lines) - 1)]
     return [Row(f"{name:<{LABEL}}| {line}") for name, line in zip(names, lines, strict=True)]
 

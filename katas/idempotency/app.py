@@ -119,6 +119,7 @@ def valid_refund(account: str, request: Request) -> Payload:
 
 
 def shown(row: sqlite3.Row) -> Payload:
+    """A payment as both GETs tell of it."""
     return {name: row[name] for name in ("id", "amount", "currency", "status", "charge_id")}
 
 
@@ -137,6 +138,8 @@ Idempotent = Callable[[str, Operation, str, Payload], Awaitable[Answer]]
 
 
 def routes(parse_key: Callable[[list[str]], str], idempotent: Idempotent) -> Handler:
+    """Account first, then key, then payload. What is left is a valid POST, and `idempotent` answers it."""
+
     async def handle(request: Request) -> Answer:
         try:
             account = account_of(request)

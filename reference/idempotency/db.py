@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS payments (
 CREATE INDEX IF NOT EXISTS payments_of_account ON payments (account);
 """
 
+# isolation_level=None: each statement is committed by itself, unless it stands inside `transaction()`.
 db = sqlite3.connect(Path(os.environ.get("STATE_DIR", ".")) / "state.db", isolation_level=None)
 db.row_factory = sqlite3.Row
 db.execute("PRAGMA journal_mode = WAL")

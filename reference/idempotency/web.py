@@ -1,7 +1,7 @@
 """Given: a small HTTP/1.1 server on asyncio and h11. Nothing of the kata is solved here.
 
-A request reaches the handler only when its body is complete. When the client disconnects, the handler is
-cancelled: its `await` raises CancelledError, wherever it stands, as it does in most servers.
+A request reaches the handler only when its body is complete. When the connection is lost, the handler is
+cancelled: its `await` raises CancelledError, wherever it stands, as it does in most asynchronous servers.
 """
 
 import asyncio
@@ -29,6 +29,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
+    """A response. Content-Length is added when it is written; the other headers are up to you."""
+
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
@@ -44,6 +46,8 @@ def problem(status: int, detail: str, **members: Any) -> Answer:
 
 
 class Connection(asyncio.Protocol):
+    """One client: a request, its answer, the next request. h11 makes events of the bytes."""
+
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.http = h11.Connection(h11.SERVER)
@@ -69,6 +73,7 @@ class Connection(asyncio.Protocol):
             self.task.cancel()
 
     def next_request(self) -> None:
+        """Take in what has come, up to the end of one request."""
         try:
             while (event := self.http.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
                 if isinstance(event, h11.Request):

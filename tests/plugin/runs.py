@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ BELL = (KIT / "solution.py").read_text(encoding="utf-8")
 BEHAVIOURS = (KIT / "bell.py").read_text(encoding="utf-8")
 PATIENCE = 60.0  # seconds, for a machine under any load; a test that gets here has failed
 QUICKER = ("-p", "no:anyio", "-p", "no:hypothesispytest", "-W", "error")
+PYTEST = (sys.executable, "-m", "pytest")
 FORGETFUL = ("-p", "no:cacheprovider")
 
 
@@ -73,7 +74,14 @@ class Bench:
         """A kata's folder: its `kata.toml` from `fields` and `toml`, and its solution.py, if any."""
         path = self.folder / folder
         path.mkdir(parents=True, exist_ok=True)
-        known = {"name": "bell", "title": "Bell", "summary": "A bell.", "speaks": "http", "hours": "1", "start": "Ring."}
+        known = {
+            "name": "bell",
+            "title": "Bell",
+            "summary": "A bell.",
+            "speaks": "http",
+            "hours": "1",
+            "start": "Ring.",
+        }
         lines = [f"{key} = {json.dumps(value)}" for key, value in (known | fields).items() if value is not None]
         (path / "kata.toml").write_text("\n".join([*lines, toml]), encoding="utf-8")
         if solution is not None:
@@ -82,11 +90,13 @@ class Bench:
 
     # -- what is run there
 
-    def words(self, *arguments: str | Path, forgetful: bool = True, own: bool = True) -> list[str]:
+    def words(
+        self, *arguments: str | Path, forgetful: bool = True, own: bool = True, command: Sequence[str] = PYTEST
+    ) -> list[str]:
         cache = FORGETFUL if forgetful else ()
         katas = ("-p", "bench") if own else ()
         results = f"--results={self.temporary / 'results.json'}"
-        return [sys.executable, "-m", "pytest", *QUICKER, *cache, *katas, results, *map(str, arguments)]
+        return [*command, *QUICKER, *cache, *katas, results, *map(str, arguments)]
 
     def environment(self, **more: str) -> dict[str, str]:
         own = {"TMPDIR": str(self.temporary), "BENCH": str(self.home), "PYTHONPATH": str(KIT)}
@@ -98,13 +108,14 @@ class Bench:
         cwd: Path | None = None,
         forgetful: bool = True,
         own: bool = True,
+        command: Sequence[str] = PYTEST,
         **more: str,
     ) -> Run:
         """Run pytest to its end; `forgetful` without its cache, `own` with the katas of this bench."""
         path = self.temporary / "results.json"
         path.unlink(missing_ok=True)
         done = subprocess.run(
-            self.words(*arguments, forgetful=forgetful, own=own),
+            self.words(*arguments, forgetful=forgetful, own=own, command=command),
             cwd=cwd or self.folder,
             env=self.environment(**more),
             stdout=subprocess.PIPE,

@@ -18,7 +18,9 @@ def test_an_untouched_skeleton_is_one_sentence(bench: Bench):
 
     assert run.status == 1
     assert (run.verdicts.pop("answers"), set(run.verdicts.values())) == ("broken", {"broken", "blocked"})
-    sentence = "katas/bell holds the skeleton as it came. Open solution.py and let answer() answer. Then: pytest katas/bell"
+    sentence = (
+        "katas/bell holds the skeleton as it came. Open solution.py and let answer() answer. Then: pytest katas/bell"
+    )
     assert run.message() == sentence
     assert run.text.count("holds the skeleton as it came") == 2, "once as the failure, once as the next step"
     assert not bench.solutions()

@@ -193,7 +193,10 @@ def test_results_are_written_with_their_seed(bench: Bench):
     (result,) = run.results
     assert (result["stage"], result["points"], result["url"]) == (2, 2, "https://bells.example/rules#1")
     assert result["sentence"] == "A bell that is hushed stays silent."
-    assert [event["label"] for event in result["story"] if event["kind"] == "message"][:2] == ["ring first", "dong first"]
+    assert [event["label"] for event in result["story"] if event["kind"] == "message"][:2] == [
+        "ring first",
+        "dong first",
+    ]
     assert '"seed": 11' in (bench.temporary / "results.json").read_text(encoding="utf-8")
 
 
