@@ -158,9 +158,9 @@ class Watch:
         ours = self.tcp.lookup(end.local, end.remote)
         if theirs is None or theirs.state in OPENING or (ours and ours.state in OPENING):
             if ours and ours.state in (diag.ESTABLISHED, *OPENING):
-                # The kernel tries again in a second or more when the queue of a listener was full for a moment.
-                crowded = self.tcp.listener(*self._address)
-                yield Unsettled(f"{name} is opening or closing", (end.local, ours) if crowded else None)
+                # While a listener's queue is full the kernel drops what comes, and tries again after a second or more.
+                tries_again = self.tcp.listener(*self._address) == 0
+                yield Unsettled(f"{name} is opening or closing", None if tries_again else (end.local, ours))
             return
         unread = _unread(theirs)
         if unread:

@@ -4,8 +4,8 @@ Fill in what is marked TODO, from top to bottom: three functions and a table, an
 last one, decide what has to be on disk when the process dies, and at which moment it must be there: that is most
 of this kata. The rules R1 to R11 are in README.md beside this file. What is given:
 
-- app.py       accounts, validation, the operations; it calls `idempotent` for each valid POST. `raise Refused(400, "…")`
-               refuses a request
+- app.py       accounts, validation, the operations; it calls `idempotent` for each valid POST; raise its
+               `Refused(400, "...")` to refuse a request
 - web.py       `Answer` (status, body, headers), and `problem(422, "...")`, which makes the answer of a refusal
 - db.py        `db`, a connection that commits each statement by itself, and `with transaction():`
 - provider.py  `await call(...)`, one request to the payment provider
