@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -58,11 +59,11 @@ class Clone:
             (root / name).mkdir(parents=True)
 
     def start(self, *words: str, **options) -> subprocess.Popen[str]:
-        """`python -m ...` in the clone: there the copy is found before the kit that is installed."""
+        """`python -m ...` in the clone, or with the `cwd` given; its copy of the kit goes before the installed one."""
         pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=self.root, stdout=pipe, stderr=pipe, text=True, **options
-        )
+        environment = {**options.pop("env", os.environ), "PYTHONPATH": str(self.root)}
+        options = {"cwd": self.root, "stdout": pipe, "stderr": pipe, "text": True, "env": environment} | options
+        return subprocess.Popen([sys.executable, "-m", *words], **options)
 
     def run(self, *words: str, **options) -> Ended:
         process = self.start(*words, **options)

@@ -146,19 +146,15 @@ def test_list_refuses_two_katas_of_one_name(kata, folder, started):
 # test
 
 
-def test_test_is_pytest_with_its_arguments_and_its_status(kata, folder, started):
-    def test(*words, cwd=folder):
-        command = [sys.executable, "-m", "harness.commands", "test", started.name, *words]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+def test_test_is_pytest_with_its_arguments_and_its_status(door):
+    held = door.kata("test", "door", "--subject=reference", "-k", "greets", "-v")
+    inside = door.kata("test", "door", "--collect-only", "-q", cwd=door.root / "katas" / "door")
 
-    first = declared(started)[0].id
-    held = test("--subject=reference", "-k", first, "-v")
-    inside = test("--collect-only", "-q", cwd=folder / "katas" / started.name)
-
-    assert held.returncode == 0, held.stdout
-    assert f"test_{first} HOLDS" in held.stdout
-    assert test("-k", "no_such_behaviour").returncode == 5
-    assert inside.returncode == 0, "in the kata's own folder it is found as well"
+    assert held.status == 0, held.out
+    assert "katas/door/kata.toml::test_greets_by_name HOLDS" in held.out
+    assert door.kata("test", "door").status == 1
+    assert door.kata("test", "door", "-k", "no_such_behaviour").status == 5
+    assert inside.status == 0, "in the kata's own folder it is found as well"
 
 
 def test_test_without_a_folder_says_how_to_get_one(kata, some_kata):
