@@ -103,6 +103,9 @@ def result_of(item: pytest.Item, call: pytest.CallInfo[Any]) -> Result:
     elif error:
         result.verdict = verdict_of(error)
         result.message, result.detail = _message(error)
+        if result.verdict is Verdict.FAULT:
+            kind = type(error).__name__
+            result.message = f"a fault of the kit, not of the solution: {kind}: {result.message}"
         result.untouched = isinstance(error, Untouched)
         _take_story(item, result)
     return result

@@ -11,6 +11,7 @@ import pytest
 from harness import progress
 from harness.behaviour import STAGES
 from harness.results import Result
+from harness.solution.quiet import doubt
 from harness.story.plain import shorten, visible
 from harness.verdicts import Verdict
 
@@ -55,6 +56,10 @@ def write(reporter: Writer, config: pytest.Config, results: list[Result]) -> Non
             _write_mutants(reporter, name, members)
         else:
             _write_kata(reporter, config, name, subject, merge_cases(members))
+    if why := doubt():
+        text = f"quiet is judged by a bounded settle time here: {why}"
+        for line in textwrap.wrap(text, WIDTH - 2, initial_indent=" ", subsequent_indent=" "):
+            reporter.write_line(line)
 
 
 def merge_cases(results: list[Result]) -> list[Result]:

@@ -765,6 +765,11 @@ def test_broken_reply_is_unknown(payments: Payments, provider: PaymentProvider) 
 
 
 @behaviour(stage=4, points=5, source=brief("R6", "durable before the first byte"), needs="replay_identical")
+@hints(
+    "Which comes first in your program: the answer on the wire, or the answer on disk?",
+    "What is only in memory, or in a transaction that is still open, is gone with the process.",
+    "Commit the answer together with the payment; only when the commit is done, let the handler return.",
+)
 def test_answered_means_stored(payments: Payments, provider: PaymentProvider) -> None:
     """An answer that a client has seen is replayed after SIGKILL, every time."""
     keys = [payments.key() for _ in range(12)]
@@ -905,6 +910,11 @@ def test_recovery_stampede(payments: Payments, provider: PaymentProvider) -> Non
     source=brief("R6", "payment and answer appear together"),
     needs=("read_back", "crash_before_charge"),
 )
+@hints(
+    "When does a payment come into being: when you ask, or when you know?",
+    "Two commits leave a moment between them in which one is there and the other is not.",
+    "Write the payment and the stored answer in one transaction, and only for the provider's 201.",
+)
 def test_ledger_matches_provider(payments: Payments, provider: PaymentProvider) -> None:
     """After faults and a crash GET /payments lists exactly one payment per charge."""
     keys = {payments.key(): amount for amount in range(100, 108)}
@@ -1032,6 +1042,7 @@ def test_cost_stays_flat(payments: Payments) -> None:
     early = min(cost(20) for _ in range(2))
     cost(360)
     late = min(cost(20) for _ in range(2))
+    assert len(payments.books.charges) == 460, f"460 payments, and {len(payments.books.charges)} charges"
     assert late <= 3 * early + 0.0002, (
         f"a payment cost {early * 1000:.2f} ms of CPU at first, and {late * 1000:.2f} ms behind 400 more"
     )

@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> int:
     shown = katas.catalogue() | own
     width = max(map(len, shown), default=0)
     for name, kata in sorted(shown.items()):
-        verdicts = progress.verdicts(kata.folder, name) if name in own else {}
+        begun = name in own and not kata.untouched
+        verdicts = progress.verdicts(kata.folder, name) if begun else {}
         behaviours = declared(kata)
         print(f"{name:<{width}}  {kata.title}, {kata.hours} hours; {_held(behaviours, verdicts)}")
         print(f"{'':<{width}}  {kata.summary}")

@@ -6,6 +6,7 @@ Nothing is judged here. Whatever a user can do wrong ends as one sentence on sta
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from harness.commands import catalogue, doctor, hint, new, prove, start, test
 from harness.verdicts import Unusable
 
 COMMANDS = (catalogue, start, test, hint, doctor, new, prove)
-UNUSABLE, INTERRUPTED = 2, 130
+UNUSABLE, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
         return status
     except Unusable as problem:
         print(f"kata: {problem}", file=sys.stderr)
@@ -45,3 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kata: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # `kata list | head`: nobody reads on, and Python shall not try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD

@@ -230,6 +230,12 @@ class SettleWatch:
         """It holds nothing."""
 
 
+def doubt() -> str:
+    """What quiet rests on where the kernel does not show it, "" where it does."""
+    why = shown()
+    return SettleWatch(why).describe() if why else ""
+
+
 def watch(pid: int, host: str, port: int) -> Watch | SettleWatch:
     """The best watch that this system allows."""
     why = shown()

@@ -118,12 +118,10 @@ class Canvas:
         return Row("".join(line)[: self.width].rstrip())
 
     def gap(self, number: int, what: str) -> Row:
-        line = "".join(self.lifelines()).replace("│", "┊")
-        label = f"⋮ {number} {what}"
-        return Row(
-            label.ljust(min(self.at.values()) + 1)[: TIME + 40] + line[max(len(label), TIME) + 1 :],
-            "quiet",
-        )
+        line = ["┊" if character == "│" else character for character in self.lifelines()]
+        label, at = f" ⋮ {number} {what} ", min(self.at.values()) + 1
+        line[at : at + len(label)] = label
+        return Row("".join(line).rstrip(), "quiet")
 
 
 def _time(seconds: float) -> str:

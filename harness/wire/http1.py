@@ -203,6 +203,8 @@ class Incoming:
             return
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
         lines += [f"{key}: {value}" for key, value in headers]
+        if self.line.is_last:
+            lines.append("Connection: close")
         head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
         sent = body[: len(body) - cut]
         label = f"{status} {readable(sent)}" + (" (cut off)" if cut else "")
@@ -222,6 +224,11 @@ class ServerConnection:
         self._head: h11.Request | None = None
         self._body = bytearray()
         connection.on_bytes = self._parse
+
+    @property
+    def is_last(self) -> bool:
+        """The connection ends with the request that is read now, as its client wants it."""
+        return self._http.their_state is h11.MUST_CLOSE
 
     def answered(self) -> None:
         """h11 follows what was answered, so that it reads the next request."""
@@ -252,6 +259,9 @@ class ServerConnection:
             match event:
                 case h11.Request():
                     self._head, self._body = event, bytearray()
+                    if self._http.they_are_waiting_for_100_continue:
+                        go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+                        self.connection.send(self._http.send(go_on) or b"")
                 case h11.Data():
                     self._body += event.data
                 case h11.EndOfMessage():

@@ -1,5 +1,6 @@
 """How the command line begins and ends, whatever is asked of it."""
 
+import os
 import subprocess
 import sys
 
@@ -47,6 +48,16 @@ def test_an_interrupt_is_no_traceback(kata, monkeypatch):
     monkeypatch.setattr(catalogue, "run", interrupted)
 
     assert kata("list") == (130, "", "kata: interrupted\n")
+
+
+def test_a_reader_that_stops_reading_is_no_traceback(folder):
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run([sys.executable, "-m", "harness.commands", "list"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_fault_of_the_kit_is_not_hidden(kata, monkeypatch):

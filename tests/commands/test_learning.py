@@ -24,6 +24,9 @@ def started(kata, some_kata):
 
 
 def remember(folder, name, verdicts):
+    """A run of a solution that was begun."""
+    kata = katas.read(folder / "katas" / name / "kata.toml")
+    (kata.folder / kata.run[-1]).write_text("begun")
     progress.save(folder / "katas" / name, {name: {"verdicts": verdicts}})
 
 
@@ -187,9 +190,7 @@ def test_hints_get_franker_and_the_last_one_stays(kata, folder, started, hinted)
 def test_the_first_broken_behaviour_is_meant_when_none_is_named(kata, folder, started, hinted):
     """First in the order of the file, not in that of the last run."""
     later = declared(started)[-1]
-    verdicts = {later.id: "broken", hinted.id: "not reached"}
-    (folder / "katas" / started.name / started.run[-1]).write_text("begun")
-    remember(folder, started.name, verdicts)
+    remember(folder, started.name, {later.id: "broken", hinted.id: "not reached"})
 
     assert kata("hint", started.name).out.startswith(f"{hinted.id}: {hinted.sentence}\n")
 
@@ -215,13 +216,19 @@ def test_without_a_hint_the_rule_is_named(kata, started):
 
 @pytest.mark.parametrize("verdicts", [{}, {"x": "holds"}])
 def test_without_a_broken_behaviour_one_has_to_be_named(kata, folder, started, verdicts):
-    (folder / "katas" / started.name / started.run[-1]).write_text("begun")
     remember(folder, started.name, verdicts)
 
     ended = kata("hint", started.name)
 
     assert ended.status == 2
     assert f"pytest katas/{started.name}" in ended.err
+
+
+def test_an_untouched_skeleton_is_pointed_at_its_beginning(kata, started):
+    ended = kata("hint", started.name)
+
+    assert ended.status == 2
+    assert started.start in ended.err
 
 
 def test_a_misspelt_behaviour_is_corrected(kata, started, hinted):

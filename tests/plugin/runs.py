@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Run:
     text: str
     results: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def verdicts(self) -> dict[str, str]:
         """The last verdict of each behaviour, with its case."""
         return {_name(result): result["verdict"] for result in self.results}

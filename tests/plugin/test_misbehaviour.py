@@ -12,7 +12,6 @@ import pytest
 from .runs import BELL, Bench, until
 
 ANSWER = 'connection.sendall(f"dong {word}\\n".encode())'
-CAPS = "CPU_CAP=0.3 WALL_CAP=0.6"
 
 
 def answering(*lines: str) -> str:
@@ -166,7 +165,7 @@ def test_silence_is_told_as_what_is_owed(bench: Bench):
 def test_endless_work_is_a_limit_and_no_verdict(bench: Bench):
     bench.kata(answering("while True: pass"))
 
-    run = bench.pytest("katas/bell", "-v", CAPS=CAPS)
+    run = bench.pytest("katas/bell", "-v", CAPS="CPU_CAP=0.3")
 
     assert (run.status, run.verdicts["answers"]) == (1, "limit")
     assert "of CPU time" in run.message()
@@ -177,7 +176,7 @@ def test_endless_work_is_a_limit_and_no_verdict(bench: Bench):
 def test_a_solution_that_stops_itself_is_a_limit(bench: Bench):
     bench.kata(answering("os.kill(os.getpid(), signal.SIGSTOP)"))
 
-    run = bench.pytest("katas/bell", "-k", "test_answers", CAPS=CAPS)
+    run = bench.pytest("katas/bell", "-k", "test_answers", CAPS="WALL_CAP=0.6")
 
     assert run.verdicts["answers"] == "limit"
     assert re.search(r"did not come to rest .* is stopped", run.message())

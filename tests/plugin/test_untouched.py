@@ -12,15 +12,13 @@ SKELETON = BELL.replace('if verb == "ring"', "if False")
 def test_an_untouched_skeleton_is_one_sentence(bench: Bench):
     path = bench.kata(SKELETON)
     digest = katas.digest(path)
-    bench.kata(SKELETON, skeleton=digest, start="Open solution.py and let answer() answer.")
+    bench.kata(SKELETON, skeleton=digest, start="Open solution.py, fill in answer().")
 
     run = bench.pytest("katas/bell", forgetful=False)
 
     assert run.status == 1
-    assert (run.verdicts.pop("answers"), set(run.verdicts.values())) == ("broken", {"broken", "blocked"})
-    sentence = (
-        "katas/bell holds the skeleton as it came. Open solution.py and let answer() answer. Then: pytest katas/bell"
-    )
+    assert (run.verdicts.pop("answers"), set(run.verdicts.values())) == ("broken", {"blocked"})
+    sentence = "katas/bell holds the skeleton as it came. Open solution.py, fill in answer(). Then: pytest katas/bell"
     assert run.message() == sentence
     assert run.text.count("holds the skeleton as it came") == 2, "once as the failure, once as the next step"
     assert not bench.solutions()

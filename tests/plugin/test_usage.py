@@ -83,7 +83,7 @@ def test_what_needs_a_broken_behaviour_is_blocked(bench: Bench):
 
     assert run.status == 1
     assert run.verdicts.pop("answers") == "broken"
-    assert set(run.verdicts.values()) == {"broken", "blocked"}
+    assert set(run.verdicts.values()) == {"blocked"}
     assert {run.message(name) for name, verdict in run.verdicts.items() if verdict == "blocked"} == {"needs answers"}
     assert "3 wait for others" not in run.text, "cases of one behaviour are counted once"
 
@@ -112,7 +112,7 @@ def test_workers_give_the_same_verdicts_and_one_map(bench: Bench):
 
     assert together.verdicts == alone.verdicts
     assert (together.status, together.text.count("behaviours hold")) == (1, 1)
-    assert "promise  A bell that is hushed stays silent." in together.text, "the story comes from the worker"
+    assert re.search("promise +A bell that is hushed stays silent.", together.text), "the story comes from the worker"
     assert len(together.results) == len(alone.results)
 
 
@@ -182,7 +182,7 @@ def test_a_story_can_be_left_out(bench: Bench):
     assert "promise  " in told
     assert "── hush now" not in untold
     assert "promise  " not in untold
-    assert "the visitor is owed `dong last`" in untold.replace("\n", " ") or "visitor is owed" in untold
+    assert "visitor is owed `dong last`, not `dong now`" in untold
 
 
 def test_results_are_written_with_their_seed(bench: Bench):
@@ -193,10 +193,8 @@ def test_results_are_written_with_their_seed(bench: Bench):
     (result,) = run.results
     assert (result["stage"], result["points"], result["url"]) == (2, 2, "https://bells.example/rules#1")
     assert result["sentence"] == "A bell that is hushed stays silent."
-    assert [event["label"] for event in result["story"] if event["kind"] == "message"][:2] == [
-        "ring first",
-        "dong first",
-    ]
+    labels = [event["label"] for event in result["story"] if event["kind"] == "message"]
+    assert labels == ["ring first", "dong first", "hush now", "ring last", "dong now", "dong last"]
     assert '"seed": 11' in (bench.temporary / "results.json").read_text(encoding="utf-8")
 
 
@@ -267,7 +265,7 @@ def test_a_mistake_that_is_not_noticed_survives(bench: Bench, mistakes: Path):
 
 def test_a_scene_that_could_not_be_set_catches_nothing(bench: Bench, mistakes: Path):
     mistakes.write_text(MISTAKE.replace('replace = "verb"', 'replace = "1 / 0"'), encoding="utf-8")
-    bench.behaviours(BEHAVIOURS.replace('    visitor.say("hush now")', "    raise NotReached('nobody came')") + IMPORT)
+    bench.behaviours(BEHAVIOURS.replace('    visitor.ring("first")', "    raise NotReached('nobody came')") + IMPORT)
 
     run = bench.pytest("katas/bell", "--subject=mutants")
 
@@ -279,7 +277,8 @@ def test_the_reference_can_be_met_with_one_mistake_as_a_learner_would(bench: Ben
 
     assert (run.status, run.verdicts["hushed"], run.verdicts["answers"]) == (1, "broken", "holds")
     assert "bell (not_hushed): 3 of 4 behaviours hold" in run.text
-    assert BELL == (bench.home / "reference" / "bell" / "solution.py").read_text(encoding="utf-8"), "a copy is planted"
+    original = (bench.home / "reference" / "bell" / "solution.py").read_text(encoding="utf-8")
+    assert original == BELL, "mistakes are planted into a copy"
 
 
 # -- what users get wrong, each in one sentence and without a process

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conversation import converse, outcome
 
-WRITE_OUT = '{"status": %{http_code}, "exit": %{exitcode}, "error": "%{errormsg}", "headers": %{header_json}}\n'
+WRITE_OUT = '{"status": "%{http_code}", "exit": %{exitcode}, "headers": %{header_json}}\n'
 
 
 def arguments(request, answer):
@@ -22,9 +22,9 @@ def arguments(request, answer):
 
 def told(line, answer):
     if line["exit"]:
-        return {"error": f"curl {line['exit']}: {line['error']}"}
+        return {"error": f"curl's exit status {line['exit']}"}
     headers = {key: values[0] for key, values in line["headers"].items()}
-    return outcome(line["status"], headers, answer.read_bytes() if answer.exists() else b"")
+    return outcome(int(line["status"]), headers, answer.read_bytes() if answer.exists() else b"")
 
 
 def carry_out(requests):
