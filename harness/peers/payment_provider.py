@@ -174,6 +174,11 @@ class PaymentProvider:
         books = self.books
         waiting.until_reached(self.solution, lambda: len(books.asked) >= number, wanted)
 
+    def is_owed(self, number: int, what: str) -> None:
+        """Wait until `number` requests have arrived, because the behaviour is about just that. Raises Broken."""
+        books = self.books
+        self.solution.until(lambda: len(books.asked) >= number, what, NAME)
+
     def until_held(self, number: int = 1) -> None:
         """Wait until `number` requests are held back."""
         waiting.until_reached(

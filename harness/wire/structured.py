@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
-PARAMETERS = re.compile(r"(?: *; *[a-z*][a-z0-9_.*-]*(?:=(?:[^;,\"]*|\"(?:[^\"\\]|\\.)*\"))?)*")
+PARAMETERS = re.compile(r"(?:; *[a-z*][a-z0-9_.*-]*(?:=(?:[^;,\"]*|\"(?:[^\"\\]|\\.)*\"))?)*")
 
 
 def write_string(value: str) -> str:

@@ -152,6 +152,7 @@ def test_a_client_that_gives_up_is_gone(stage, client, heard):
 
 
 def test_a_server_that_does_not_listen_refuses(client, server, answering):
+    server.close_connections()
     server.listener.close()
     assert client.send(path="/").error
     assert answering == []

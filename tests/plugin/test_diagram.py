@@ -53,12 +53,12 @@ def test_a_client_and_a_server_stand_on_their_sides_of_the_solution():
     )
 
     assert lines == [
-        "         alice                       solution                              bank",
-        " 1.0 ms    │── POST /orders ────────────▶│                                  │",
-        " 2.0 ms    │                             │── charge 5 ─────────────────────▶│",
-        " 2.5 ms    │                             │                 holds the answer ●",
-        " 1.50 s    │── hangs up (RST) ──────────▶│                                  │",
-        " 2.00 s    │✗┄┄ 201 Created ┄┄┄┄┄┄┄┄┄┄┄┄┄│                                  │",
+        "         alice                          solution                          bank",
+        " 1.0 ms    │── POST /orders ───────────────▶│                               │",
+        " 2.0 ms    │                                │── charge 5 ──────────────────▶│",
+        " 2.5 ms    │                                │              holds the answer ●",
+        " 1.50 s    │── hangs up (RST) ─────────────▶│                               │",
+        " 2.00 s    │✗┄┄ 201 Created ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄│                               │",
     ]
 
 
@@ -83,10 +83,12 @@ def test_nothing_is_drawn_of_a_solution_that_nobody_met():
 def test_like_messages_are_folded():
     lines = drawn(*(message("alice", "solution", f"PUB a {number}") for number in range(100)))
 
-    assert len(lines) == 4
-    assert "PUB a 0" in lines[1]
-    assert "⋮ 98 more like it" in lines[2]
-    assert "PUB a 99" in lines[3]
+    assert lines == [
+        "         alice                                                        solution",
+        " 1.0 ms    │── PUB a 0 ──────────────────────────────────────────────────▶│",
+        "           ┊ ⋮ 98 more like it                                            ┊",
+        " 1.0 ms    │── PUB a 99 ─────────────────────────────────────────────────▶│",
+    ]
 
 
 def test_three_like_messages_are_not_folded():
@@ -116,9 +118,7 @@ def test_of_many_parties_the_latest_and_the_busiest_are_drawn():
 
     lines = drawn(*events)
 
-    assert lines[0].split() == ["client-0", "client-3", "client-7", "solution"] or (
-        {"client-3", "client-7", "solution"} <= set(lines[0].split()) and len(lines[0].split()) == 4
-    )
+    assert lines[0].split() == ["client-0", "client-3", "client-7", "solution"]
     assert lines[-1].strip() == "(47 events with 47 other parties are not drawn)"
 
 
@@ -149,7 +149,8 @@ def test_no_line_is_longer_than_the_page(names: list[str], label: str):
 def test_labels_that_do_not_fit_are_cut_with_an_ellipsis():
     lines = drawn(message("alice", "solution", "x" * 200))
 
-    assert lines[1].endswith("x… ─▶│") or "x… " in lines[1]
+    assert lines[1].startswith(" 1.0 ms    │── xxx")
+    assert lines[1].endswith("xxx… ─▶│")
 
 
 # -- the record
@@ -194,16 +195,11 @@ def test_a_story_tells_promise_breach_source_and_how_to_see_it_again():
     text = told(a_result([message("visitor", "solution", "ring")], output="a\x1b[31mb\n" * 20, detail=["more of it"]))
 
     lines = text.splitlines()
+    names = [line.split()[0] for line in lines if line[:1].isalpha()]
+    assert names == ["promise", "broken", "source", "printed", "hints", "again"]
     assert lines[0] == "promise     A bell answers."
-    assert lines[-8:-5] == ["            | a␛[31mb"] * 3, "the last lines of the output"
-    assert [line.split()[0] for line in lines if line[:1].isalpha()] == [
-        "promise",
-        "broken",
-        "source",
-        "printed",
-        "hints",
-        "again",
-    ] or [line.split()[0] for line in lines if line and line[0].isalpha()][:2] == ["promise", "broken"]
+    assert lines[3].startswith(" 1.0 ms     │── ring ──")
+    assert [line[12:] for line in lines if "a␛[31mb" in line] == ["| a␛[31mb"] * 12, "the last lines of the output"
     assert "            more of it" in lines
     assert "source      The rules of bells §1 https://bells.example/rules#1" in lines
     assert "hints       2 to be had: kata hint bell answers" in lines
