@@ -21,7 +21,7 @@ from harness.results import Result
 from harness.story.plain import shorten
 from harness.verdicts import Broken, NotShown, Verdict, verdict_of
 
-DETAIL_LINES, DETAIL_WIDTH = 8, 400
+MESSAGE_WIDTH, DETAIL_LINES, DETAIL_WIDTH = 800, 8, 400
 UNHELPFUL = ("Use -v to get", "Full diff", "(pytest_assertion plugin")
 
 
@@ -139,7 +139,7 @@ def _message(error: BaseException) -> tuple[str, list[str]]:
     lines = str(error).splitlines() or [type(error).__name__]
     lines[1:1] = getattr(error, "__notes__", [])
     detail = [shorten(line, DETAIL_WIDTH) for line in lines[1:] if line.strip() and not _unhelpful(line)]
-    return lines[0], detail[:DETAIL_LINES]
+    return shorten(lines[0], MESSAGE_WIDTH), detail[:DETAIL_LINES]
 
 
 def _unhelpful(line: str) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from harness.solution.process import how_it_ended
@@ -34,6 +35,7 @@ START_CAP = 10.0  # seconds until a solution must listen; see the launch contrac
 ANY_ADDRESS = ("0.0.0.0", "::", "::ffff:127.0.0.1")
 WALL_CAP = 40.0  # seconds, for a solution that neither works nor rests
 TICKS, TICK_SPAN, TIMER_PATIENCE = 3, 0.3, 2.5
+RESTLESS = 0.3  # seconds of work without any effect, after which a program that never rests is left alone
 BATCH_TIMER = 0.02  # seconds; a timer this short is part of the work at hand (a batched write), not a later act
 LINGER = 0.1  # seconds, once a run
 DYING = 1.0  # seconds, at most, from the end of a process's connections to its own
@@ -99,8 +101,8 @@ def patience_with(scene: Scene) -> Patience:
 class Effort:
     """The bound on the solution's own work between two signs of progress."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
+    def __init__(self, scene: Scene, cap: float = CPU_CAP) -> None:
+        self.scene, self.cap = scene, cap
         self.renew()
 
     def renew(self) -> None:
@@ -111,15 +113,15 @@ class Effort:
         if self._cpu is None:
             self._cpu = self.scene.effort()
         worked = self.scene.effort() - self._cpu
-        if worked > CPU_CAP:
+        if worked > self.cap:
             raise LimitReached(f"the solution worked for {worked:.0f} s of CPU time ({why}); owed is {owed}")
         if now() - self._since > WALL_CAP:
             raise LimitReached(f"the solution did not come to rest within {WALL_CAP:.0f} s ({why}); owed is {owed}")
 
 
-def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience) -> T | None:
+def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience, cpu_cap: float = CPU_CAP) -> T | None:
     """Wait until `happened()` is true (its value), or the solution is quiet with nothing due (None)."""
-    effort, pause = Effort(scene), FIRST_PAUSE
+    effort, pause = Effort(scene, cpu_cap), FIRST_PAUSE
     while True:
         if scene.turn():
             effort.renew()
@@ -175,9 +177,11 @@ def until_reached(scene: Scene, happened: Callable[[], T], wanted: str) -> T:
 def settled(scene: Scene) -> None:
     """Wait until the solution is quiet: what was sent so far has had all the effect it will have for now.
 
-    A later timer of the solution may still act; what must not happen then is watched by a tripwire.
+    A later timer of the solution may still act; what must not happen then is watched by a tripwire. A program that
+    never rests (many threads that poll) counts as settled once it has worked for a while and nothing has moved.
     """
-    _wait(scene, lambda: None, "to come to rest", Patience(BATCH_TIMER, 0.0))
+    with suppress(LimitReached):
+        _wait(scene, lambda: None, "to come to rest", Patience(BATCH_TIMER, 0.0), RESTLESS)
 
 
 def until_gone(scene: Scene) -> int | None:

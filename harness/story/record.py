@@ -10,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from harness.story.plain import shorten
+
 HEAD, TAIL = (
     512,
     64,
 )  # bytes kept of a message: a megabyte of payload is told by its ends and its size
+LONGEST_LABEL = 200  # characters; a diagram shows the first sixty
 MOST_EVENTS = 4000  # events kept of one behaviour; beyond it the middle is dropped, and counted
 
 
@@ -70,7 +73,7 @@ class Record:
         if len(self.events) >= MOST_EVENTS:
             del self.events[MOST_EVENTS // 2]
             self.dropped += 1
-        size = len(data)
+        label, size = shorten(label, LONGEST_LABEL), len(data)
         head = bytes(data[:HEAD])
         tail = bytes(data[max(HEAD, size - TAIL) :])
         at = self.clock() - self.began

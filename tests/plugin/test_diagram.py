@@ -10,7 +10,7 @@ from _pytest._io import TerminalWriter
 from harness.results import Result
 from harness.story.diagram import MOST_ROWS, draw
 from harness.story.plain import shorten, visible, visible_lines
-from harness.story.record import HEAD, MOST_EVENTS, TAIL, Event, Record
+from harness.story.record import HEAD, LONGEST_LABEL, MOST_EVENTS, TAIL, Event, Record
 from harness.story.text import StoryText, tell
 from harness.verdicts import Verdict
 
@@ -163,6 +163,14 @@ def test_of_a_megabyte_the_ends_and_the_size_are_kept():
 
     (event,) = record.events
     assert (event.head, event.tail, event.size) == (b"a" * HEAD, b"z" * TAIL, (1 << 20) + HEAD + TAIL)
+
+
+def test_a_label_is_no_payload():
+    record = Record(lambda: 1.0)
+
+    record.add("message", "alice", "solution", "x" * 5000)
+
+    assert record.events[0].label == "x" * (LONGEST_LABEL - 1) + "…"
 
 
 def test_the_ends_of_a_short_message_do_not_overlap():
