@@ -7,15 +7,16 @@ INSTALLED = $(VENV)/.installed
 PYTHONS = python3.13 python3.12 python3.11 python3
 
 # The demo plants this mistake into the reference and shows how it is told.
-MISTAKE = katas/pubsub --subject=reference:stale_cache
+MISTAKE = katas/pubsub --subject=reference:drain_in_fanout
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lock clean
+.PHONY: help demo test bench lock clean
 
 help:
 	@echo "make demo   see a correct solution hold, and a planted mistake told as a story"
 	@echo "make test   lint, types, and every test of the kit"
+	@echo "make bench  time to verdict of every kata, and its wrong verdicts under load (quick settings)"
 	@echo "make lock   resolve requirements.lock anew from pyproject.toml (needs the network)"
 	@echo "make clean  remove the environment and all caches"
 	@echo
@@ -39,6 +40,9 @@ test: $(INSTALLED)
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(PYTEST) -n 2 -W error
+
+bench: $(INSTALLED)
+	$(VENV)/bin/python benchmarks/verdicts.py --runs 3 --load-runs 3
 
 $(INSTALLED): $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "Installing into $(VENV) ..."

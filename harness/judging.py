@@ -7,6 +7,7 @@ scene that could not be set, a limit or a fault of the kit proves nothing.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from harness.story.plain import shorten
 from harness.verdicts import Broken, NotShown, Verdict, verdict_of
 
 MESSAGE_WIDTH, DETAIL_LINES, DETAIL_WIDTH = 800, 8, 400
+INTROSPECTION = re.compile(r"\s*\+ +(where|and) ")
 UNHELPFUL = ("Use -v to get", "Full diff", "(pytest_assertion plugin")
 
 
@@ -143,7 +145,7 @@ def _message(error: BaseException) -> tuple[str, list[str]]:
 
 
 def _unhelpful(line: str) -> bool:
-    return any(words in line for words in UNHELPFUL)
+    return bool(INTROSPECTION.match(line)) or any(words in line for words in UNHELPFUL)
 
 
 def _take_story(item: pytest.Item, result: Result) -> None:
@@ -152,7 +154,7 @@ def _take_story(item: pytest.Item, result: Result) -> None:
         return
     record = solution.record
     if result.verdict is Verdict.BROKEN and not (record.events and record.events[-1].kind == "owed"):
-        record.add("broken", record.solution, record.solution, "✗ here the promise is broken")
+        record.break_here()
     result.story = [event.to_json() for event in record.events]
     result.solution_name = record.solution
     result.output = solution.output()

@@ -29,6 +29,7 @@ OPTIONAL = {
     "environment": dict,
     "extra": str,
     "skeleton": str,
+    "called": str,
 }
 
 
@@ -49,6 +50,7 @@ class Kata:
     environment: dict[str, str] = field(default_factory=dict)
     extra: str = ""
     skeleton: str = ""
+    called: str = "solution"  # what stories call the program
 
     @property
     def folder(self) -> Path:

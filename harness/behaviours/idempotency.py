@@ -20,7 +20,6 @@ from harness.solution.program import Solution
 from harness.wire.http1 import Headers, Request, Response
 from harness.wire.structured import write_string
 
-CALLED = "payments"
 PEERS = [PaymentProvider]
 DRAFT_URL = "https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header"
 STRIPE = Source("Stripe API, Idempotent requests", "https://docs.stripe.com/api/idempotent_requests")
@@ -46,7 +45,6 @@ class Payments:
     """The solution in the words of this kata, as one account uses it."""
 
     def __init__(self, solution: Solution, provider: PaymentProvider, chance: random.Random) -> None:
-        solution.record.solution = CALLED
         self.solution, self.provider, self.chance = solution, provider, chance
         self.account, self.source = f"acct_{self.token()}", f"card_{self.token()}"
         self._requests = 0
@@ -88,12 +86,12 @@ class Payments:
             ("Content-Type", "application/json"),
             *(("Idempotency-Key", key) for key in keys),
         ]
-        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        return Request(self.solution, self._name(), "POST", path, headers, body, missing)
+        body = payload if isinstance(payload, bytes) else json.dumps(payload, separators=(",", ":")).encode()
+        return Request(self.solution, "client", "POST", path, headers, body, missing, self._next())
 
     def get(self, target: str, account: str | None = None) -> Response:
         headers = [("Authorization", f"Bearer {account or self.account}")]
-        return Request(self.solution, self._name(), "GET", target, headers).response()
+        return Request(self.solution, "client", "GET", target, headers, number=self._next()).response()
 
     def listed(self) -> list[dict[str, Any]]:
         """GET /payments, as the account sees it."""
@@ -117,9 +115,9 @@ class Payments:
         self.solution.restart()
         self._leases_end = waiting.now() + LEASE_MS / 1000
 
-    def _name(self) -> str:
+    def _next(self) -> int:
         self._requests += 1
-        return "client" if self._requests == 1 else f"client-{self._requests}"
+        return self._requests
 
 
 @pytest.fixture

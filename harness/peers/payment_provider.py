@@ -115,7 +115,6 @@ class PaymentProvider:
         self.drop_held()
         self._holding, self._fault = "", None
         self.books = Books()
-        self.server.peer = self.solution.record.solution
         self.server.listener.open()
 
     # -- verbs --------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Solution:
         scratch: Scratch,
     ) -> None:
         self.kata, self.subject, self.scratch = kata, subject, scratch
-        self.record = Record(waiting.now)
+        self.record = Record(waiting.now, kata.called)
         self.network = Network(self.record)
         self.folder = scratch.new_folder(subject.name)
         for name in ("state", "home"):

@@ -21,6 +21,7 @@ from harness.story.record import Event
 WIDTH = 80
 TIME = 8
 MOST_COLUMNS = 4
+ROOM_FOR_TWO = 20  # columns
 MOST_ROWS, OPENING_ROWS = 28, 6
 FOLD_FROM = 4  # like messages in a row that are worth folding
 
@@ -89,7 +90,8 @@ class Canvas:
             line[start : start + len(name)] = name
         return Row("".join(line).rstrip())
 
-    def arrow(self, event: Event) -> Row:
+    def arrow(self, event: Event) -> list[Row]:
+        """A message, and below it a second line of its label when one is not enough."""
         broken = event.kind == "owed"
         line = self.lifelines(_time(event.at))
         start, end = self.at[event.source], self.at[event.target]
@@ -98,10 +100,15 @@ class Canvas:
         line[low + 1 : high] = ("┄" if broken else "─") * (high - low - 1)
         head = "✗" if broken else ("▶" if rightwards else "◀")
         line[high - 1 if rightwards else low + 1] = head
-        label = f" {shorten(visible(event.label), high - low - 7)} "
+        first, second = _two_lines(visible(event.label), high - low - 7)
         at = low + 3 if rightwards else low + 4
-        line[at : at + len(label)] = label
-        return Row("".join(line).rstrip(), "broken" if broken else "plain")
+        line[at : at + len(first) + 2] = f" {first} "
+        rows = [Row("".join(line).rstrip(), "broken" if broken else "plain")]
+        if second:
+            below = self.lifelines()
+            below[at + 1 : at + 1 + len(second)] = second
+            rows.append(Row("".join(below).rstrip(), "quiet"))
+        return rows
 
     def note(self, event: Event) -> Row:
         line = self.lifelines(_time(event.at))
@@ -124,6 +131,15 @@ class Canvas:
         return Row("".join(line).rstrip(), "quiet")
 
 
+def _two_lines(label: str, room: int) -> tuple[str, str]:
+    """A label on one line, or cut between words into two; where there is little room, one line has to do."""
+    if len(label) <= room or room < ROOM_FOR_TWO:
+        return shorten(label, room), ""
+    cut = label.rfind(" ", room // 2, room + 1)
+    cut = room if cut < 0 else cut
+    return label[:cut], shorten(label[cut:].strip(), room)
+
+
 def _time(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
@@ -132,13 +148,10 @@ def _fold(events: list[Event], canvas: Canvas) -> Iterator[Row]:
     rows: list[Row] = []
     for run in _runs(events):
         if len(run) < FOLD_FROM:
-            rows += [_row(event, canvas) for event in run]
+            rows += [row for event in run for row in _rows(event, canvas)]
         else:
-            rows += [
-                _row(run[0], canvas),
-                canvas.gap(len(run) - 2, "more like it"),
-                _row(run[-1], canvas),
-            ]
+            folded = canvas.gap(len(run) - 2, "more like it")
+            rows += [*_rows(run[0], canvas), folded, *_rows(run[-1], canvas)]
     if len(rows) > MOST_ROWS:
         closing = MOST_ROWS - OPENING_ROWS
         skipped = len(rows) - MOST_ROWS
@@ -146,8 +159,8 @@ def _fold(events: list[Event], canvas: Canvas) -> Iterator[Row]:
     yield from rows
 
 
-def _row(event: Event, canvas: Canvas) -> Row:
-    return canvas.note(event) if event.source == event.target else canvas.arrow(event)
+def _rows(event: Event, canvas: Canvas) -> list[Row]:
+    return [canvas.note(event)] if event.source == event.target else canvas.arrow(event)
 
 
 def _runs(events: Iterable[Event]) -> Iterator[list[Event]]:

@@ -83,6 +83,12 @@ class Record:
         """Something that is no message: held, released, killed, restarted."""
         self.add("note", party, party, label)
 
+    def break_here(self) -> None:
+        """Mark the moment: the promise was broken by what happened last, however late it was noticed."""
+        self.add("broken", self.solution, self.solution, "✗ here the promise is broken")
+        if len(self.events) > 1:
+            self.events[-1].at = self.events[-2].at
+
     def owed(self, source: str, target: str, label: str) -> None:
         """A message that should have come and did not."""
         self.add("owed", source, target, label)

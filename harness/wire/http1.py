@@ -57,9 +57,12 @@ class Request:
         headers: Headers,
         body: bytes = b"",
         missing: int = 0,
+        number: int = 0,
     ) -> None:
-        """`missing` bytes at the end of the body are announced but not sent."""
-        self.solution, self.name = solution, name
+        """`missing` bytes at the end of the body are announced but not sent; `number` tells like requests apart."""
+        self.solution, self.party = solution, name
+        self.tag = f"#{number} " if number else ""
+        self.name = f"{name} {self.tag}".strip()
         self.connection = solution.connect(name)
         self.connection.on_bytes = self._parse
         self._http = h11.Connection(h11.CLIENT)
@@ -82,7 +85,7 @@ class Request:
 
     def response(self) -> Response:
         """Wait for the response. Raises Broken when it will not come, or is no HTTP."""
-        self.solution.until(lambda: self.answered, "a response", self.name)
+        self.solution.until(lambda: self.answered, f"{self.tag}a response", self.party)
         if self._response is None:
             raise Broken(f"{self.name} is owed a response; {self._fault or 'the connection was closed instead'}")
         self.connection.close()
@@ -103,11 +106,10 @@ class Request:
         # h11 only reads here: it is told of a request so that it knows which response to expect.
         self._http.send(h11.Request(method=method, target=target, headers=[("Host", host)]))
         self._http.send(h11.EndOfMessage())
-        shown = " ".join(f"{key}: {value}" for key, value in headers if key in SHOWN_HEADERS)
-        words = [method, target, shown, readable(body)]
+        label = described(method, target, headers, body)
         if missing:
-            words.append(f"(its last {missing} bytes are not sent)")
-        self._record(self.name, self._peer, " ".join(filter(None, words)), data)
+            label += f" (its last {missing} bytes are not sent)"
+        self._record(self.party, self._peer, label, data)
         self.connection.send(data)
 
     @property
@@ -115,7 +117,7 @@ class Request:
         return self.solution.record.solution
 
     def _record(self, source: str, target: str, label: str, data: bytes) -> None:
-        self.solution.record.add("message", source, target, label, data, self.name)
+        self.solution.record.add("message", source, target, self.tag + label, data, self.name)
 
     def _parse(self, connection: Connection) -> None:
         data = bytes(connection.inbox)
@@ -149,10 +151,16 @@ class Request:
         headers = [(key.decode(), value.decode("latin-1")) for key, value in self._head.headers]
         self._response = Response(self._head.status_code, headers, bytes(self._body))
         label = f"{self._head.status_code} {readable(self._response.body)}"
-        self._record(self._peer, self.name, label, self._response.body)
+        self._record(self._peer, self.party, label, self._response.body)
 
 
-SHOWN_HEADERS = {"Idempotency-Key", "Authorization"}
+SHOWN_HEADERS = ("idempotency-key",)  # told before the body, by their values alone
+
+
+def described(method: str, target: str, headers: Headers, body: bytes) -> str:
+    """A request on one line."""
+    told = [value for key, value in headers if key.lower() in SHOWN_HEADERS]
+    return " ".join(filter(None, [method, target, *told, readable(body)]))
 
 
 def readable(body: bytes) -> str:
@@ -296,9 +304,7 @@ class Server:
                 connection.hang_up()
 
     def arrived(self, incoming: Incoming) -> None:
-        words = [incoming.method, incoming.target]
-        words += [f"{key.title()}: {value}" for key, value in incoming.headers if key.title() in SHOWN_HEADERS]
-        label = " ".join([*words, readable(incoming.body)])
+        label = described(incoming.method, incoming.target, incoming.headers, incoming.body)
         self.network.record.add("message", self.peer, self.name, label, incoming.body, self.name)
         self.on_request(incoming)
 

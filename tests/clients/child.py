@@ -58,16 +58,20 @@ class Child:
         self._to.write(json.dumps(value).encode() + b"\n")
         self._to.flush()
 
-    def told(self) -> Any:
-        """Its next answer, the harness's network going on until it comes."""
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        """Let the harness's network go on until something has happened, as long as the program lives."""
         end = time.monotonic() + PATIENCE
-        while b"\n" not in self._unread:
-            assert time.monotonic() < end, f"{self.name} gave no answer in {PATIENCE} s"
+        while not happened():
+            assert time.monotonic() < end, f"{self.name}: {what} did not come in {PATIENCE} s"
             self._turn(PAUSE)
             if select.select([self._from], [], [], 0)[0]:
                 data = os.read(self._from.fileno(), 1 << 16)
                 assert data, f"{self.name} ended with status {self._process.wait()}; its output is above"
                 self._unread += data
+
+    def told(self) -> Any:
+        """Its next answer, when it has come."""
+        self.until(lambda: b"\n" in self._unread, "an answer")
         line, self._unread = self._unread.split(b"\n", 1)
         return json.loads(line)
 

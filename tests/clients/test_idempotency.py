@@ -71,11 +71,11 @@ def payment() -> dict:
     return {"path": "/payments", "headers": headers, "body": json.dumps(body)}
 
 
-def test_urllib3_retries_through_two_lost_replies(payments, provider, started, payment):
+def test_urllib3_retries_through_two_lost_replies(provider, started, payment):
     client = started("with_urllib3.py")
     with provider.failing(Fault.DROP_AFTER):
         client.begin(payment | {"retries": 5})
-        provider.until_asked(2)
+        client.until(lambda: len(provider.books.asked) == 2, "a second request at the provider")
 
     outcome = client.outcome()
 
@@ -96,10 +96,10 @@ def test_a_retry_after_a_lost_reply_learns_what_happened(provider, client, payme
     assert replayed.headers["idempotent-replayed"] == "true"
 
 
-def test_a_client_that_gave_up_pays_once(payments, provider, client, payment):
+def test_a_client_that_gave_up_pays_once(provider, client, payment):
     with provider.holding():
         client.begin(payment | {"timeout": 0.2})
-        provider.until_asked()
+        client.until(lambda: provider.books.asked, "a request at the provider")
         assert client.outcome().error, "the client has given up"
         provider.release()
 

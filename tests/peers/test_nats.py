@@ -162,7 +162,7 @@ def test_what_never_comes_is_told_as_owed(client):
     alice = client("alice")
     alice.sub("a", 1)
 
-    with pytest.raises(Broken, match="alice is owed a message; the solution is idle"):
+    with pytest.raises(Broken, match="alice is owed a message; the broker is idle"):
         alice.next_frame("a message")
 
 

@@ -91,17 +91,14 @@ class Bench:
 
     # -- what is run there
 
-    def words(
-        self, *arguments: str | Path, forgetful: bool = True, own: bool = True, command: Sequence[str] = PYTEST
-    ) -> list[str]:
+    def words(self, *arguments: str | Path, forgetful: bool = True, command: Sequence[str] = PYTEST) -> list[str]:
         cache = FORGETFUL if forgetful else ()
-        katas = ("-p", "bench") if own else ()
         results = f"--results={self.temporary / 'results.json'}"
-        return [*command, *QUICKER, *cache, *katas, results, *map(str, arguments)]
+        return [*command, *QUICKER, *cache, "-p", "bench", results, *map(str, arguments)]
 
-    def environment(self, **more: str) -> dict[str, str]:
-        own = {"TMPDIR": str(self.temporary), "BENCH": str(self.home), "PYTHONPATH": str(KIT)}
-        return clean_environment() | own | more
+    def environment(self, own: bool = True, **more: str) -> dict[str, str]:
+        katas = {"BENCH": str(self.home)} if own else {}
+        return clean_environment() | {"TMPDIR": str(self.temporary), "PYTHONPATH": str(KIT)} | katas | more
 
     def pytest(
         self,
@@ -116,9 +113,9 @@ class Bench:
         path = self.temporary / "results.json"
         path.unlink(missing_ok=True)
         done = subprocess.run(
-            self.words(*arguments, forgetful=forgetful, own=own, command=command),
+            self.words(*arguments, forgetful=forgetful, command=command),
             cwd=cwd or self.folder,
-            env=self.environment(**more),
+            env=self.environment(own, **more),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=PATIENCE,

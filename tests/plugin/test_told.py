@@ -85,7 +85,8 @@ def test_one(solution, visitor):
 
     run = bench.pytest("katas/bell")
 
-    assert [line for line in run.text.splitlines() if len(line) > 80] == []
+    told = run.text[run.text.index("promise ") :]  # above it pytest names folders, as long as they are
+    assert [line for line in told.splitlines() if len(line) > 80] == []
     assert len(run.text) < 10_000
     (result,) = run.results
     assert [event["size"] > 1 << 20 for event in result["story"] if event["kind"] == "message"][-2:] == [True, True]

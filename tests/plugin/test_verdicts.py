@@ -26,9 +26,18 @@ def test_{0}(solution, visitor):
 LATE = BELL.replace(
     '    if verb == "ring"',
     '    if verb == "hush":\n'
-    '        threading.Timer(0.03, connection.sendall, [b"late\\n"]).start()\n'
+    "        hushed.append(connection)\n"
+    '    if word == "later":\n'
+    '        hushed.pop().sendall(b"late\\n")\n'
     '    if verb == "ring"',
 )
+LATER = '''
+
+@behaviour(stage=2, source=RULES)
+def test_later(visitor):
+    """Somebody else is answered; what it does to those before is not looked at here."""
+    visitor.ring("later")
+'''
 
 
 def behaving(*bodies: str) -> str:
@@ -122,27 +131,38 @@ def test_what_was_not_tried_blocks_nothing(bench: Bench):
 
 
 def test_a_tripwire_breaks_what_seemed_to_hold(bench: Bench):
-    bench.kata("import threading\n" + LATE)
+    bench.kata("hushed = []\n" + LATE)
+    bench.behaviours(BEHAVIOURS + LATER)
 
-    run = bench.pytest("katas/bell", "-k", "hushed", "--junitxml=report.xml")
+    run = bench.pytest("katas/bell", "-k", "hushed or later", "--junitxml=report.xml")
 
-    assert (run.status, [result["verdict"] for result in run.results]) == (1, ["holds", "broken"])
+    assert [(result["behaviour"], result["verdict"]) for result in run.results] == [
+        ("hushed", "holds"),
+        ("later", "holds"),
+        ("hushed", "broken"),
+    ]
+    assert run.status == 1
     assert run.message("hushed").endswith("was answered late, when the run was nearly over")
+    assert "bell: 1 of 2 behaviours hold" in run.text
     cases = ElementTree.parse(bench.folder / "report.xml").findall(".//testcase")
-    assert {case.get("name") for case in cases} == {"test_hushed"}
-    assert len([case for case in cases if case.find("failure") is not None]) == 1
+    assert [case.get("name") for case in cases if case.find("failure") is not None] == ["test_hushed"]
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]])
 def test_a_second_copy_that_comes_late_is_caught_at_the_end_of_the_run(bench: Bench, workers: list[str]):
-    """In a kata of the kit: no behaviour of it is still looking when the broker repeats itself."""
+    """In a kata of the kit: no behaviour of it is still looking when the broker repeats itself.
+
+    Both times are longer than in earnest, so that a slow machine does not bring the copy into the behaviour.
+    """
     reference = (ROOT / "reference" / "pubsub" / "solution.py").read_text(encoding="utf-8")
     sends = "            self.drop(subscription)\n        self.send(message)\n"
     assert reference.count(sends) == 1
-    late = f"{sends}        self.loop.call_later(0.03, self.send, message)\n"
+    late = f"{sends}        self.loop.call_later(0.4, self.send, message)\n"
     (bench.folder / "late.py").write_text(reference.replace(sends, late), encoding="utf-8")
 
-    run = bench.pytest(ROOT / "katas" / "pubsub", "--subject=late.py", "-k", "unsub_stops", *workers, own=False)
+    run = bench.pytest(
+        ROOT / "katas" / "pubsub", "--subject=late.py", "-k", "unsub_stops", *workers, own=False, CAPS="LINGER=1.6"
+    )
 
     assert run.status == 1
     assert [result["verdict"] for result in run.results] == ["holds", "broken"]

@@ -6,19 +6,21 @@ import os
 import sys
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_int64, c_void_p
 
-LIBRARY = sys.argv[1] if len(sys.argv) > 1 else "libnats.so.3.4"
 URL = os.environ["NATS_URL"].encode()
 MOST = 10_000  # milliseconds; an exchange that takes as long has failed
 TIMED_OUT = 26  # NATS_TIMEOUT
 OUT, HANDLE = POINTER(c_void_p), c_void_p
+CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_void_p)
 
-nats = ctypes.CDLL(LIBRARY)
+nats = ctypes.CDLL("libnats.so.3.4")
 SIGNATURES = {
     "natsOptions_Create": [OUT],
     "natsOptions_SetURL": [HANDLE, c_char_p],
     "natsOptions_SetNoEcho": [HANDLE, c_bool],
     "natsOptions_SetAllowReconnect": [HANDLE, c_bool],
     "natsConnection_Connect": [OUT, HANDLE],
+    "natsConnection_IsClosed": [HANDLE],
+    "natsConnection_Subscribe": [OUT, HANDLE, c_char_p, CALLBACK, c_void_p],
     "natsConnection_SubscribeSync": [OUT, HANDLE, c_char_p],
     "natsConnection_QueueSubscribeSync": [OUT, HANDLE, c_char_p, c_char_p],
     "natsConnection_Publish": [HANDLE, c_char_p, c_char_p, c_int],
@@ -28,13 +30,14 @@ SIGNATURES = {
     "natsConnection_DrainTimeout": [HANDLE, c_int64],
     "natsSubscription_NextMsg": [OUT, HANDLE, c_int64],
     "natsSubscription_AutoUnsubscribe": [HANDLE, c_int],
-    "natsSubscription_Unsubscribe": [HANDLE],
 }
 for name, arguments in SIGNATURES.items():
     getattr(nats, name).argtypes = arguments
 for name in ("natsMsg_GetData", "natsMsg_GetSubject", "natsMsg_GetReply"):
     getattr(nats, name).argtypes = [HANDLE]
     getattr(nats, name).restype = c_char_p if name != "natsMsg_GetData" else c_void_p
+nats.natsConnection_IsClosed.restype = c_bool
+nats.natsMsg_Destroy.argtypes = [HANDLE]
 nats.natsMsg_GetDataLength.argtypes = [HANDLE]
 nats.natsConnection_GetMaxPayload.argtypes = [HANDLE]
 nats.natsConnection_GetMaxPayload.restype = c_int64
@@ -99,9 +102,6 @@ def wildcards(a, b):
     }
 
 
-CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_void_p)
-
-
 @CALLBACK
 def answer(client, _, message, __):
     _, reply, data = read(message)
@@ -110,7 +110,6 @@ def answer(client, _, message, __):
 
 
 def request_reply(a, b):
-    nats.natsConnection_Subscribe.argtypes = [OUT, HANDLE, c_char_p, CALLBACK, c_void_p]
     make("natsConnection_Subscribe", b, b"help", answer, None)
     fence(b)
     asked = (b"%d" % number for number in range(20))
@@ -157,16 +156,21 @@ def megabyte(a, b):
 
 
 def drain(a, b):
-    leaving = connect()
-    subscription = make("natsConnection_SubscribeSync", leaving, b"last")
+    """What was delivered before the drain is still handled, and the connection closes then."""
+    leaving, handled = connect(), []
+
+    @CALLBACK
+    def handle(_, __, message, ___):
+        handled.append(read(message)[2])
+        nats.natsMsg_Destroy(c_void_p(message))
+
+    make("natsConnection_Subscribe", leaving, b"last", handle, None)
     fence(leaving)
     for number in range(50):
         publish(a, b"last", b"%d" % number)
     fence(a, leaving)
     call("natsConnection_DrainTimeout", leaving, MOST)
-    handled = take(subscription, 50)
-    closed = ctypes.CFUNCTYPE(c_bool, c_void_p)(("natsConnection_IsClosed", nats))
-    while not closed(leaving):
+    while not nats.natsConnection_IsClosed(leaving):
         fence(a)
     return [len(handled), True]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 def pytest_configure() -> None:
     # Not sooner: whatever is imported before the kit's own plugin is not rewritten.
-    _katas(Path(os.environ["BENCH"]))
+    if "BENCH" in os.environ:
+        _katas(Path(os.environ["BENCH"]))
     _caps(os.environ.get("CAPS", "").split())
     if "UNSHOWN" in os.environ:
         _show_nothing(os.environ["UNSHOWN"])

@@ -9,21 +9,20 @@ import pytest
 from harness.behaviour import Source, behaviour, hints
 from harness.solution.program import Solution
 
-CALLED = "greeter"
-
 
 class Visitor:
     """A client of the greeter, in the words of this kata."""
 
     def __init__(self, solution: Solution, chance: random.Random) -> None:
-        solution.record.solution = CALLED
         self.solution = solution
         self.name = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=8))
         self.connection = solution.connect("visitor")
 
     def say(self, text: str) -> None:
         data = text.encode()
-        self.solution.record.add("message", "visitor", CALLED, text.replace("\n", "␊"), data, "visitor")
+        self.solution.record.add(
+            "message", "visitor", self.solution.record.solution, text.replace("\n", "␊"), data, "visitor"
+        )
         self.connection.send(data)
 
     def hear(self) -> str:
@@ -32,7 +31,7 @@ class Visitor:
         self.solution.until(lambda: b"\n" in inbox or self.connection.ended, "a line", "visitor")
         line, _, rest = bytes(inbox).partition(b"\n")
         inbox[:] = rest
-        self.solution.record.add("message", CALLED, "visitor", repr(line)[2:-1], line, "visitor")
+        self.solution.record.add("message", self.solution.record.solution, "visitor", repr(line)[2:-1], line, "visitor")
         return line.decode(errors="replace")
 
 
