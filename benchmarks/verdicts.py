@@ -110,7 +110,7 @@ def broken(kata: Kata, runs: int) -> Iterator[Row]:
     for path in programs.null_programs(kata):
         yield unheld(kata, f"null {path.stem}", runs, f"--subject={path}", "--unblocked")
     mistake = max(subjects.mutants(kata), key=lambda mutant: len(mutant.caught_by))
-    yield unheld(kata, f"mistake {mistake.name}", runs, f"--subject=reference:{mistake.name}")
+    yield unheld(kata, f"mistake {mistake.name}", runs, f"--subject=reference:{mistake.name}", "--unblocked")
 
 
 def unheld(kata: Kata, name: str, runs: int, *arguments: str) -> Row:
@@ -134,7 +134,10 @@ def load(kata: Kata, runs: int, busy: int) -> Load:
 
 
 def show(found: Row) -> None:
-    print("".join(f"{value!s:>{width}}" for value, width in zip(asdict(found).values(), widths(), strict=True)), flush=True)
+    print(
+        "".join(f"{value!s:>{width}}" for value, width in zip(asdict(found).values(), widths(), strict=True)),
+        flush=True,
+    )
 
 
 def widths() -> Iterator[int]:

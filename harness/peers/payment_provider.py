@@ -266,6 +266,7 @@ class PaymentProvider:
         if known.status == 201:
             (books.charges if kind == "ch" else books.refunds).append(done)
             self._owners[done.id] = books
+            self.solution.record.note(NAME, "charges the card" if kind == "ch" else "refunds the charge")
         asked.executed = True
         self._known[asked.key or f"once {id(asked)}"] = known
         return known, False

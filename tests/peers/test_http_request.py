@@ -22,7 +22,10 @@ WHOLE = {
     b"HTTP/1.1 201 Created\r\ncontent-length:0\r\n\r\n": (201, b""),
     b"HTTP/1.1 204 No Content\r\n\r\n": (204, b""),
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok": (200, b"ok"),
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;x=y\r\nk\r\n0\r\nTrailer: t\r\n\r\n": (200, b"ok"),
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;x=y\r\nk\r\n0\r\nTrailer: t\r\n\r\n": (
+        200,
+        b"ok",
+    ),
     b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\n\0\r\n": (500, b"\0\r\n"),
 }
 
@@ -82,7 +85,9 @@ def test_a_request_arrives_as_it_was_made(solution):
     host, port = solution.address
     assert (reply.status, reply.header("Content-Type")) == (200, "application/json")
     assert (told["method"], told["target"], told["body"]) == ("POST", "/echo", '{"a": 1}')
-    assert {"host": f"{host}:{port}", "idempotency-key": '"k 1"', "x-latin": "caf\xe9"}.items() <= told["headers"].items()
+    assert {"host": f"{host}:{port}", "idempotency-key": '"k 1"', "x-latin": "caf\xe9"}.items() <= told[
+        "headers"
+    ].items()
 
 
 def test_an_empty_post_says_so(solution):

@@ -99,7 +99,9 @@ def test_a_garbled_pong_is_no_fence(script, client):
         client.until_pong(number)
 
 
-@pytest.mark.parametrize("data", [b"MSG a 1 5\r\nhell", b"MSG a 1 5\r\nhello", b"MSG a 1 5\r\nhello\r", b"MSG a 1", b"+OK"])
+@pytest.mark.parametrize(
+    "data", [b"MSG a 1 5\r\nhell", b"MSG a 1 5\r\nhello", b"MSG a 1 5\r\nhello\r", b"MSG a 1", b"+OK"]
+)
 @pytest.mark.parametrize("ending", ["fin", "reset"])
 def test_half_a_frame_is_none(script, client, data, ending):
     script.play(data, ending=ending)

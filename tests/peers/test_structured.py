@@ -11,13 +11,28 @@ import pytest
 from harness.wire.structured import read_string, write_string
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " "
-ODD = PRINTABLE + "\"\\\"\\;;==\t\n\r\0\x7f\xa0€é"
+ODD = PRINTABLE + '"\\"\\;;==\t\n\r\0\x7f\xa0€é'
 PARAMETERS = ["", ";a", ";a=1", "; b=tok", ';c="x;y"', ";*k.-_=?0", ";d=1.5;e", ";f=:aGk=:", ';  g="\\""', ";a=1;a=2"]
 STRINGS = ["", '"', "\\", '\\"', "a b", " ", "k" * 255, ";", '"quoted"', PRINTABLE]
 
 NO_STRINGS = [
     *("", " ", "key", "1", "1.5", "?1", ":aGk=:", "'key'", "tok;a=1", "()", '("a")', "@1659578233", '%"a"'),
-    *('"', '"a', 'a"', '"a" b', '"a""b"', '"a", "b"', '"a\\b"', '"\\n"', '"\\', '"a\\"', '"a\tb"', '"a\nb"', '"é"', '"\x7f"'),
+    *(
+        '"',
+        '"a',
+        'a"',
+        '"a" b',
+        '"a""b"',
+        '"a", "b"',
+        '"a\\b"',
+        '"\\n"',
+        '"\\',
+        '"a\\"',
+        '"a\tb"',
+        '"a\nb"',
+        '"é"',
+        '"\x7f"',
+    ),
     *('"a" ;b', '"a";', '"a";;b', '"a";=b', '"a";1', '"a";A', '"a";-a', '"a" x', '"a",', '"a"\t', '\t"a"', '"a"\n'),
 ]
 

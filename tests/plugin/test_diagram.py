@@ -146,11 +146,12 @@ def test_no_line_is_longer_than_the_page(names: list[str], label: str):
     assert [line for line in lines if len(line) > WIDTH] == []
 
 
-def test_labels_that_do_not_fit_are_cut_with_an_ellipsis():
+def test_labels_that_do_not_fit_go_on_below_and_are_cut_with_an_ellipsis():
     lines = drawn(message("alice", "solution", "x" * 200))
 
     assert lines[1].startswith(" 1.0 ms    │── xxx")
-    assert lines[1].endswith("xxx… ─▶│")
+    assert lines[1].endswith("xxx ─▶│")
+    assert lines[2].rstrip(" │").endswith("xxx…")
 
 
 # -- the record

@@ -222,7 +222,7 @@ def test_what_differs_is_told_without_colours_of_its_own(bench: Bench):
 
 @pytest.mark.parametrize("elsewhere", [{}, {"UNSHOWN": "this system has no /proc"}], ids=["seen", "unseen"])
 def test_daemons_are_found_and_ended(bench: Bench, elsewhere: dict[str, str]):
-    """They leave the session, their parents end, and they ignore SIGTERM; unseen, only their environment tells of them."""
+    """They left the session, their parents ended, they ignore SIGTERM; unseen, only their environment tells of them."""
     bench.kata(
         beginning(
             "if not os.fork():",

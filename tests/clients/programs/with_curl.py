@@ -34,9 +34,7 @@ def carry_out(requests):
         for request, answer in zip(requests, answers, strict=True):
             words += ["--next", "--silent", "--noproxy", "*", *arguments(request, answer)]
         done = subprocess.run(["curl", *words[1:]], stdout=subprocess.PIPE, text=True, check=False)
-        return [
-            told(line, answer) for line, answer in zip(documents(done.stdout), answers, strict=True)
-        ]
+        return [told(line, answer) for line, answer in zip(documents(done.stdout), answers, strict=True)]
 
 
 def documents(text):
