@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from harness.solution.process import how_it_ended
 from harness.solution.quiet import Look
@@ -30,16 +30,24 @@ T = TypeVar("T")
 
 now = time.monotonic
 
-CPU_CAP = 5.0  # seconds of work by the solution since anything last moved
+
+class Bound(NamedTuple):
+    """What a solution may spend since anything last moved, in seconds of its own work and of the clock."""
+
+    cpu: float
+    wall: float
+
+
+OWED = Bound(5.0, 40.0)  # with a reply owed; then it is a limit, and nothing was decided
+RESTLESS = Bound(0.3, 3.0)  # without any effect; then a program that never rests is left alone
 START_CAP = 10.0  # seconds until a solution must listen; see the launch contract
 ANY_ADDRESS = ("0.0.0.0", "::", "::ffff:127.0.0.1")
-WALL_CAP = 40.0  # seconds, for a solution that neither works nor rests
 TICKS, TICK_SPAN, TIMER_PATIENCE = 3, 0.3, 2.5
-RESTLESS = 0.3  # seconds of work without any effect, after which a program that never rests is left alone
 BATCH_TIMER = 0.02  # seconds; a timer this short is part of the work at hand (a batched write), not a later act
 LINGER = 0.1  # seconds, once a run
 DYING = 1.0  # seconds, at most, from the end of a process's connections to its own
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
+SYN_TIME = 0.1  # seconds, ample for the loopback device to open a connection
 
 
 class Scene(Protocol):
@@ -95,14 +103,15 @@ class Patience:
 
 def patience_with(scene: Scene) -> Patience:
     """Patience for as long as the solution may let pass by the durations that it was given."""
-    return Patience(span=max(TICK_SPAN, 1.2 * scene.longest_duration()))
+    span = max(TICK_SPAN, 1.2 * scene.longest_duration())
+    return Patience(max(TIMER_PATIENCE, span), span)
 
 
 class Effort:
     """The bound on the solution's own work between two signs of progress."""
 
-    def __init__(self, scene: Scene, cap: float = CPU_CAP) -> None:
-        self.scene, self.cap = scene, cap
+    def __init__(self, scene: Scene, bound: Bound) -> None:
+        self.scene, self.bound = scene, bound
         self.renew()
 
     def renew(self) -> None:
@@ -113,15 +122,15 @@ class Effort:
         if self._cpu is None:
             self._cpu = self.scene.effort()
         worked = self.scene.effort() - self._cpu
-        if worked > self.cap:
+        if worked > self.bound.cpu:
             raise LimitReached(f"the solution worked for {worked:.0f} s of CPU time ({why}); owed is {owed}")
-        if now() - self._since > WALL_CAP:
-            raise LimitReached(f"the solution did not come to rest within {WALL_CAP:.0f} s ({why}); owed is {owed}")
+        if now() - self._since > self.bound.wall:
+            raise LimitReached(f"the solution did not rest within {self.bound.wall:.0f} s ({why}); owed is {owed}")
 
 
-def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience, cpu_cap: float = CPU_CAP) -> T | None:
+def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience, bound: Bound) -> T | None:
     """Wait until `happened()` is true (its value), or the solution is quiet with nothing due (None)."""
-    effort, pause = Effort(scene, cpu_cap), FIRST_PAUSE
+    effort, pause = Effort(scene, bound), FIRST_PAUSE
     while True:
         if scene.turn():
             effort.renew()
@@ -157,7 +166,7 @@ def until(scene: Scene, happened: Callable[[], T], owed: str, to: str = "") -> T
 
     Raises Broken as soon as it can't come any more, LimitReached when that could not be decided.
     """
-    value = _wait(scene, happened, owed, patience_with(scene))
+    value = _wait(scene, happened, owed, patience_with(scene), OWED)
     if value is None:
         record = scene.record
         record.owed(record.solution, to or record.solution, owed)
@@ -168,7 +177,7 @@ def until(scene: Scene, happened: Callable[[], T], owed: str, to: str = "") -> T
 
 def until_reached(scene: Scene, happened: Callable[[], T], wanted: str) -> T:
     """Like `until`, for what merely sets the scene: if it does not come, nothing was learned (NotReached)."""
-    value = _wait(scene, happened, wanted, patience_with(scene))
+    value = _wait(scene, happened, wanted, patience_with(scene), OWED)
     if value is None:
         raise NotReached(f"the scene could not be set: {wanted}; the solution is idle, so it will not come")
     return value
@@ -194,9 +203,11 @@ def until_gone(scene: Scene) -> int | None:
 
 def until_flushed(scene: Scene) -> None:
     """Wait until everything that was sent and reset has left for the kernel; needs nothing of the solution."""
-    deadline = now() + WALL_CAP
-    while not all(connection.flushed for connection in scene.network.parties(Connection)):
-        if now() > deadline:
+    began = now()
+    while left := [connection for connection in scene.network.parties(Connection) if not connection.flushed]:
+        if now() > began + SYN_TIME and all(connection.connecting for connection in left):
+            return  # the accept queue is full; they are opened once it is not
+        if now() > began + OWED.wall:
             raise NotReached("the scene could not be set: the solution's receive queue is full")
         scene.turn(LONGEST_PAUSE)
 

@@ -77,6 +77,7 @@ class Solution:
         self.process: Process | None = None
         self.ready = False
         self.expected_to_die = False
+        self.lease = 0.0  # seconds for which a solution may sit out what a dead process left behind
         self.tripwires: list[Tripwire] = []
         self._owner: object = None
         self._output_mark = 0
@@ -239,7 +240,7 @@ class Solution:
     def longest_duration(self) -> float:
         """The longest of the short durations (`..._MS`, up to 2 s) that the solution was told, in seconds."""
         told = [int(value) / 1000 for name, value in self.settings.items() if name.endswith("_MS")]
-        return max((duration for duration in told if duration <= 2.0), default=0.0)
+        return max([duration for duration in told if duration <= 2.0] + [self.lease])
 
     def require_alive(self, owed: str) -> None:
         """Raise Died when the process has exited unasked while `owed` was still to come."""
@@ -270,7 +271,7 @@ class Solution:
 
     def begin(self, owner: object = None) -> None:
         """A new behaviour, `owner`, begins here: its record, its output, its peers' logs."""
-        self._owner = owner
+        self._owner, self.lease = owner, 0.0
         self.record.begin()
         self._output_mark = self.process.output_size() if self.process else 0
         for peer in self.peers:

@@ -6,8 +6,8 @@ utime is too coarse to tell whether a thread has run (ticks of 10 ms); schedstat
 from __future__ import annotations
 
 import os
+import struct
 import time
-from contextlib import suppress
 
 from harness.solution import blocked
 
@@ -50,12 +50,6 @@ class Thread:
         except PermissionError:  # a program that made itself undumpable, or a strict Yama
             return b""
 
-    def cpu_nanoseconds(self) -> int:
-        """CPU time, as far as it was seen before the thread died."""
-        with suppress(*GONE):
-            self._last_schedstat = self.read("schedstat")
-        return int(self._last_schedstat.split()[0])
-
     def remaining(self) -> float | None:
         """Seconds until it wakes up, at the latest, from the call it was last seen in."""
         seen = self._last_schedstat, self._last_call
@@ -80,7 +74,7 @@ class Thread:
     def _timeout(self) -> blocked.Timeout | None:
         try:
             return blocked.timeout(self._call, self._memory) if self._call else None
-        except (*GONE, PermissionError):
+        except (OSError, struct.error):  # not to be read, or gone since: the stack of a dead thread is unmapped
             return None
 
     def _memory(self, address: int, size: int) -> bytes:

@@ -38,7 +38,7 @@ class Response:
         """The body as JSON. Raises Broken when it is none."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):  # deeply nested brackets are the second
             raise Broken(f"the body of the {self.status} is no JSON: {self.body[:120]!r}") from None
 
     def __repr__(self) -> str:

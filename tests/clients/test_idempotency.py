@@ -1,4 +1,4 @@
-"""Stock HTTP clients against the reference of the kata: replies get lost on either side, and the card is charged once."""
+"""Stock HTTP clients against the reference of the kata: replies get lost on either side, and they pay once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness's side without a solution, for tests of its peers: a network, and a raw socket or a foreign client beyond.
+"""The harness's side without a solution, for tests of its peers; beyond it are raw sockets or foreign clients.
 
 The kernel shows nothing of a client that is a stranger, so a stage is never quiet: what does not come is a failure
 after the cap of `harness.waiting`.

@@ -12,7 +12,6 @@ from harness.verdicts import Broken
 from harness.wire.http1 import Request, Response
 
 from .foreign import http_server
-from .stage import Script
 
 SERVERS = ("asgi.py", "stdlib.py")
 

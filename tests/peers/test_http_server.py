@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-
 from clients.http import CLIENTS, HttpClient, missing
+
 from harness.wire.http1 import Incoming, Server
 
 from .stage import PATIENCE, Stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.peers.nats import Err, Garbage, Msg, NatsClient, Ok
+from harness.peers.nats import Err, Msg, NatsClient, Ok
 from harness.verdicts import Broken
 
 from .stage import Script

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-
 from clients.http import CLIENTS, HttpClient, Outcome, missing
+
 from harness.peers.payment_provider import Fault, PaymentProvider
 from harness.wire.structured import write_string
 

@@ -164,7 +164,7 @@ def clean_environment() -> dict[str, str]:
     """This environment without what would colour, shape or steer the runs."""
     steering = ("PYTEST_", "PY_COLORS", "FORCE_COLOR", "NO_COLOR", "COV_", "PYTHON")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
-    return kept | {"COLUMNS": "80", "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | {"COLUMNS": "80"}
 
 
 def pids() -> Iterable[int]:

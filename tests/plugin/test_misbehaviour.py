@@ -165,7 +165,7 @@ def test_silence_is_told_as_what_is_owed(bench: Bench):
 def test_endless_work_is_a_limit_and_no_verdict(bench: Bench):
     bench.kata(answering("while True: pass"))
 
-    run = bench.pytest("katas/bell", "-v", CAPS="CPU_CAP=0.3")
+    run = bench.pytest("katas/bell", "-v", CAPS="OWED=0.3,40")
 
     assert (run.status, run.verdicts["answers"]) == (1, "limit")
     assert "of CPU time" in run.message()
@@ -176,10 +176,10 @@ def test_endless_work_is_a_limit_and_no_verdict(bench: Bench):
 def test_a_solution_that_stops_itself_is_a_limit(bench: Bench):
     bench.kata(answering("os.kill(os.getpid(), signal.SIGSTOP)"))
 
-    run = bench.pytest("katas/bell", "-k", "test_answers", CAPS="WALL_CAP=1.5")
+    run = bench.pytest("katas/bell", "-k", "test_answers", CAPS="OWED=5,1.5")
 
     assert run.verdicts["answers"] == "limit"
-    assert re.search(r"did not come to rest .* is stopped", run.message())
+    assert re.search(r"did not rest .* is stopped", run.message())
 
 
 def test_what_is_printed_is_shown_within_bounds(bench: Bench):

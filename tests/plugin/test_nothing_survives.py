@@ -35,7 +35,7 @@ def met(bench: Bench):
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
         bench.kata(BUSY)
-        runs.append(bench.start("katas/bell", "-k", "hushed", *arguments, CAPS="CPU_CAP=60"))
+        runs.append(bench.start("katas/bell", "-k", "hushed", *arguments, CAPS="OWED=60,60"))
         until(lambda: list(bench.temporary.rglob("met")), "the solution is met")
         return runs[-1]
 

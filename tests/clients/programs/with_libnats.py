@@ -1,4 +1,4 @@
-"""libnats, the C client, against the broker at NATS_URL. Its flush is a fence: PING leaves behind all that is buffered."""
+"""libnats, the C client, against the broker at NATS_URL. Its flush is a fence: PING leaves last."""
 
 import ctypes
 import json

@@ -1,4 +1,4 @@
-"""POST /echo; GET /chunked/N (chunks), /big/N (bytes), /status/N, /closing, and /old, which ends its body by closing."""
+"""POST /echo; GET /chunked/N (chunks), /big/N (bytes), /status/N, /closing, and /old, whose body ends with a close."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """What the tests change in a run: `-p bench`, by environment variables.
 
 BENCH       a folder with `behaviours` and `reference`: the kit finds the katas of the tests there
-CAPS        smaller bounds of harness.waiting, as NAME=SECONDS words
+CAPS        smaller bounds of harness.waiting, as NAME=SECONDS words, and OWED=CPU,WALL
 UNSHOWN     why the kernel shows nothing, as on another system
 SQUATTED    somebody else listens on every port that a solution is given
 """
@@ -38,7 +38,8 @@ def _caps(words: list[str]) -> None:
     for word in words:
         name, seconds = word.split("=")
         assert hasattr(waiting, name), f"harness.waiting has no {name}"
-        setattr(waiting, name, float(seconds))
+        values = [float(value) for value in seconds.split(",")]
+        setattr(waiting, name, waiting.Bound(*values) if name == "OWED" else values[0])
 
 
 def _show_nothing(why: str) -> None:
