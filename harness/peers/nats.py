@@ -263,7 +263,7 @@ class NatsClient:
     def _info(self, text: bytes, line: bytes) -> None:
         try:
             info = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # deeply nested brackets are the second
             self._arrive(Garbage(line, f"INFO is not JSON: {error}"), line)
             return
         if not isinstance(info, dict):
