@@ -9,7 +9,7 @@ import json
 import os
 import random
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ Wrapper = Generator[None, T, T]  # a hook around hooks
 PROGRAMS = pytest.StashKey[Programs]()
 RESULTS = pytest.StashKey[list[Result]]()
 NEXT = pytest.StashKey[pytest.Item | None]()
+AHEAD = 25  # items that are looked over for programs to start
 FULL_STORIES = 3  # broken behaviours whose diagram is drawn; the others get their sentences, and a way to see theirs
 
 pytest.register_assert_rewrite("harness.behaviours")
@@ -101,15 +102,22 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    first = next((item for item in session.items if behaviour_of(item)), None)
-    if first and not session.config.option.collectonly:
-        _prepare(session.config, first)
+    if not session.config.option.collectonly:
+        _prepare(session.config, session.items[:AHEAD])
 
 
-def _prepare(config: pytest.Config, item: pytest.Item | None) -> None:
-    behaviour = behaviour_of(item) if item else None
-    if item and behaviour:
-        config.stash[PROGRAMS].prepare(module_of(item), behaviour)
+def _prepare(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    wanted = ((module_of(item), behaviour) for item in items if (behaviour := behaviour_of(item)))
+    config.stash[PROGRAMS].prepare_ahead(wanted)
+
+
+def _coming(item: pytest.Item) -> Sequence[pytest.Item]:
+    """The items that run next, here: on a worker of xdist nobody knows more than one."""
+    nextitem = item.config.stash[NEXT]
+    if hasattr(item.config, "workerinput"):
+        return [nextitem] if nextitem else []
+    position = item.session.items.index(item) + 1
+    return item.session.items[position : position + AHEAD]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -148,7 +156,7 @@ def solution(request: pytest.FixtureRequest) -> Iterator[Solution]:
     assert behaviour is not None, "the fixture `solution` is for behaviours"
     item.solution = solution = programs.lease(module, behaviour)
     programs.until_ready(solution)
-    _prepare(item.config, item.config.stash[NEXT])
+    _prepare(item.config, _coming(item))
     solution.begin(item)
     yield solution
     programs.give_back(module, behaviour, spent=not getattr(item, "held", False))

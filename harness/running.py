@@ -6,6 +6,7 @@ longer than judging, so the programs of the next behaviours start while this one
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness import waiting
@@ -17,6 +18,7 @@ from harness.solution.scratch import Scratch
 from harness.verdicts import Unusable
 
 Key = tuple[str, ...]
+STARTING = 2  # programs that may be starting ahead of their turn
 
 
 class Programs:
@@ -55,6 +57,13 @@ class Programs:
             self._unusable[folder] = str(problem)
             return False
         return True
+
+    def prepare_ahead(self, coming: Iterable[tuple[KataModule, Behaviour]]) -> None:
+        """Start the programs of the next behaviours, a few at a time: more would only keep each other from starting."""
+        for module, behaviour in coming:
+            if sum(not solution.ready for solution in self._running.values()) >= STARTING:
+                return
+            self.prepare(module, behaviour)
 
     def lease(self, module: KataModule, behaviour: Behaviour) -> Solution:
         """The program for a behaviour, which `until_ready` waits for. Raises DidNotStart if there can be none."""
@@ -96,7 +105,7 @@ class Programs:
         mine = [solution for key, solution in self._running.items() if key[0] == str(module.subject.folder)]
         watched = [solution for solution in mine if solution.tripwires and solution.process]
         if watched:
-            waiting.linger(watched)
+            waiting.linger(watched, max(wire.left_at for solution in watched for wire in solution.tripwires))
         return [wire for solution in watched for wire in solution.tripwires if wire.tripped()]
 
     def drop(self, module: KataModule) -> None:

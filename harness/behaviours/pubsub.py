@@ -634,7 +634,7 @@ def test_sub_unsub_barrier(broker: Broker) -> None:
 @behaviour(stage=3, source=brief("W7", "order"), needs="pub_sub_roundtrip")
 def test_publisher_order_fanout(broker: Broker) -> None:
     """Each of many subscribers sees the messages of each publisher complete and in order, across subjects."""
-    readers = [broker.subscriber(f"reader-{n}", "even", "odd") for n in range(25)]
+    readers = [broker.subscriber(f"reader-{n}", "even", "odd") for n in range(15)]
     publishers = broker.clients(4, "publisher")
 
     for number in range(25):
@@ -792,9 +792,9 @@ def test_queue_exactly_once(broker: Broker) -> None:
     members = [broker.subscriber(f"member-{n}", "job", queue="team") for n in range(4)]
     publishers = broker.clients(4, "publisher")
 
-    for number in range(100):
-        for publisher in publishers:
-            publisher.pub(broker.subject("job"), f"{publisher.name} {number}".encode())
+    for publisher in publishers:
+        words = [f"{publisher.name} {number}".encode() for number in range(100)]
+        publisher.send(b"".join(publication(broker.subject("job"), word)[0] for word in words), "100 × PUB")
     fence_all(publishers)
 
     got = [payloads(member.messages()) for member in members]
@@ -971,7 +971,7 @@ def flood(publisher: NatsClient, healthy: NatsClient, slow: NatsClient, subject:
     return sent
 
 
-HEARTBEAT = {"PING_INTERVAL_MS": 50, "PING_MAX_OUT": 3}
+HEARTBEAT = {"PING_INTERVAL_MS": 40, "PING_MAX_OUT": 3}
 
 
 @behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="queue_one_member", settings=HEARTBEAT)
@@ -1054,7 +1054,7 @@ def test_sigterm_drains(broker: Broker) -> None:
     alone=True,
     source=brief("W13", "shutdown"),
     needs="pub_sub_roundtrip",
-    settings={"WRITE_DEADLINE_MS": 150},
+    settings={"WRITE_DEADLINE_MS": 80},
 )
 def test_sigterm_is_bounded(broker: Broker) -> None:
     """A peer that never reads does not keep the broker from exiting after SIGTERM."""
@@ -1144,8 +1144,11 @@ def test_unsub_cost(broker: Broker) -> None:
         return broker.solution.cpu_seconds() - before
 
     few = min(cost(500) for _ in range(3))
-    many = min(cost(6000) for _ in range(2))
-    assert many <= max(25 * few, 0.1), (
+    most = max(25 * few, 0.1)
+    many = cost(6000)
+    if many > most:
+        many = min(many, cost(6000))
+    assert many <= most, (
         f"500 SUB and UNSUB cost {few * 1000:.0f} ms of CPU, and 6000 cost {many * 1000:.0f} ms: "
         "that is not in proportion"
     )
@@ -1157,16 +1160,16 @@ def test_subject_memory(broker: Broker) -> None:
     bob, numbers = broker.client("bob"), itertools.count()
     padding = "x" * 1000
 
-    def publish_to_2500_new_subjects() -> None:
-        for _ in range(5):
+    def publish_to_1000_new_subjects() -> None:
+        for _ in range(2):
             frames = [f"PUB {broker.subject(f'{next(numbers)}.{padding}')} 0\r\n\r\n" for _ in range(500)]
             bob.send("".join(frames).encode(), "500 × PUB, each to a new subject of 1 KB")
             bob.fence()
 
-    assert_levels_off(broker, publish_to_2500_new_subjects, "2500 messages to new subjects of 1 KB", MIB)
+    assert_levels_off(broker, publish_to_1000_new_subjects, "1000 messages to new subjects of 1 KB", MIB // 2)
     alice = broker.subscriber("alice", "*.*")
-    publish_to_2500_new_subjects()
-    assert len(alice.messages()) == 2500, "each of the new subjects reaches a subscriber whose wildcards match it"
+    publish_to_1000_new_subjects()
+    assert len(alice.messages()) == 1000, "each of the new subjects reaches a subscriber whose wildcards match it"
 
 
 def assert_levels_off(broker: Broker, step: Callable[[], object], what: str, most: int) -> None:

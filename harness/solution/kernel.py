@@ -234,7 +234,8 @@ def _awake(threads: Threads) -> str:
 
 def _newest() -> bytes:
     """The number that was given to the newest process or thread of this machine; they are given in turn."""
-    return (PROC / "loadavg").read_bytes().split()[-1]
+    with open("/proc/loadavg", "rb", buffering=0) as load:
+        return load.read(64).split()[-1]
 
 
 def _cpu_clock(pid: int) -> int:

@@ -48,6 +48,7 @@ class Tripwire:
     owner: object
     tripped: Callable[[], bool]
     message: str
+    left_at: float  # on the clock of `harness.waiting`
 
 
 class DidNotStart(Broken):
@@ -279,7 +280,7 @@ class Solution:
 
     def leave_tripwire(self, tripped: Callable[[], bool], message: str) -> None:
         """Quiet does not promise that no later timer acts; so `tripped` is asked again when the run ends."""
-        self.tripwires.append(Tripwire(self._owner, tripped, message))
+        self.tripwires.append(Tripwire(self._owner, tripped, message, waiting.now()))
 
     def conclude(self) -> None:
         """A behaviour is over: hang up what it opened, let the solution come to rest, and see that it lives."""

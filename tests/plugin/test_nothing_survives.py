@@ -13,15 +13,17 @@ import pytest
 from .runs import BELL, Bench, read, until
 
 ANSWER = 'connection.sendall(f"dong {word}\\n".encode())'
-# It tells that it was met, with a child that left the session, and keeps the run waiting.
+# It tells that it was met, with a child that left the session, and keeps the run waiting; but only once: xdist lets
+# a new worker repeat what a dead one was at.
 BUSY = BELL.replace(
     ANSWER,
     "\n        ".join(
         [
+            'if os.path.exists("met"): return',
             "if not os.fork():",
             "    os.setsid()",
             "    signal.pause()",
-            'open(os.path.join(os.environ["HOME"], "met"), "w").close()',
+            'open("met", "w").close()',
             "while True: pass",
         ]
     ),
@@ -34,9 +36,9 @@ def met(bench: Bench):
     runs: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
-        bench.kata(BUSY)
+        folder = bench.kata(BUSY)
         runs.append(bench.start("katas/bell", "-k", "hushed", *arguments, CAPS="OWED=60,60"))
-        until(lambda: list(bench.temporary.rglob("met")), "the solution is met")
+        until((folder / "met").exists, "the solution is met")
         return runs[-1]
 
     yield start
