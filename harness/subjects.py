@@ -73,7 +73,7 @@ def from_path(kata: Kata, path: Path) -> Subject:
         raise Unusable(f"--subject={path} does not exist; give a folder, a file, `reference` or `mutants`")
     own = path / "kata.toml"
     told = katas.read(own) if own.exists() else replace(kata, path=own)
-    return replace(solution(told), name=path.name)
+    return replace(solution(told), name=f"{path.parent.name}/{path.name}")
 
 
 def mutants(kata: Kata) -> list[Mutant]:

@@ -243,7 +243,7 @@ def _elsewhere(listening: list[tuple[str, int]]) -> str:
 
 
 def linger(scenes: Sequence[Scene], since: float) -> None:
-    """One wait for all tripwires of a run: late timers get their chance to act, `LINGER` seconds after the last wire."""
+    """One wait for all tripwires of a run: late timers get `LINGER` seconds from the last wire on to act."""
     while (left := since + LINGER - now()) > 0:
         for scene in scenes:
             scene.turn(min(left, LINGER / 10 / len(scenes)))

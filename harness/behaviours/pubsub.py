@@ -38,7 +38,9 @@ def brief(rule: str, words: str) -> Source:
 KIB, MIB = 1 << 10, 1 << 20
 
 
-STALL = {"WRITE_DEADLINE_MS": 30_000}
+# Settings that don't disturb each other share one process: starting it is what takes time.
+SMALL = {"MAX_PAYLOAD": 2048, "PING_INTERVAL_MS": 40, "PING_MAX_OUT": 3}
+SHORT = {"MAX_PENDING": MIB, "WRITE_DEADLINE_MS": 1000}
 
 
 class Broker:
@@ -140,7 +142,7 @@ def matches(pattern: str, subject: str) -> bool:
 # -- stage 1: basics ------------------------------------------------------------------------------------------------
 
 
-@behaviour(stage=1, points=1, source=protocol("INFO", "README W2"), settings={"MAX_PAYLOAD": 2048})
+@behaviour(stage=1, points=1, source=protocol("INFO", "README W2"), settings=SMALL)
 @hints(
     "A client waits for you to speak first.",
     "Send INFO as soon as the connection is there, before you read anything.",
@@ -530,7 +532,7 @@ def test_queue_group_spans_patterns(broker: Broker) -> None:
     assert got == sent, "the queue's name makes the group, not the pattern: each message once in all"
 
 
-@behaviour(stage=2, source=protocol("+OK/ERR", "README W8"), needs="handshake", settings={"MAX_PAYLOAD": 2048})
+@behaviour(stage=2, source=protocol("+OK/ERR", "README W8"), needs="handshake", settings=SMALL)
 def test_max_payload(broker: Broker) -> None:
     """A payload of exactly MAX_PAYLOAD passes; one byte more is refused at the control line."""
     alice, bob = broker.subscriber("alice", "x"), broker.client("bob")
@@ -680,7 +682,6 @@ def test_partial_publish_blocks_nobody(broker: Broker) -> None:
         "https://github.com/nats-io/nats-server/issues/2631",
     ),
     needs="pub_sub_roundtrip",
-    settings=STALL,
 )
 @hints(
     "Ask who waits when one socket is full.",
@@ -706,7 +707,6 @@ def test_stalled_subscriber_delays_nobody(broker: Broker) -> None:
     hidden=True,
     source=brief("W5", "frames stay whole"),
     needs="stalled_subscriber_delays_nobody",
-    settings=STALL,
 )
 def test_frames_never_interleave(broker: Broker) -> None:
     """Frames of several publishers on one slow connection stay whole."""
@@ -721,7 +721,7 @@ def test_frames_never_interleave(broker: Broker) -> None:
     assert got == [bytes([65 + number]) * 5000 for number in range(10)], "each payload whole, and each once"
 
 
-@behaviour(stage=3, hidden=True, source=protocol("UNSUB", "README W3"), needs="auto_unsub_total", settings=STALL)
+@behaviour(stage=3, hidden=True, source=protocol("UNSUB", "README W3"), needs="auto_unsub_total")
 def test_auto_unsub_race(broker: Broker) -> None:
     """Exactly max messages arrive although many publishers race, and a queue group loses none of the rest."""
     publishers = broker.clients(20, "publisher")
@@ -752,7 +752,6 @@ def test_auto_unsub_race(broker: Broker) -> None:
     hidden=True,
     source=brief("W5", "delivery"),
     needs="stalled_subscriber_delays_nobody",
-    settings=STALL,
 )
 @hints(
     "Your list of receivers changes while you walk it.",
@@ -936,7 +935,7 @@ def test_bad_peer_isolated(broker: Broker) -> None:
     points=5,
     source=concept("Slow Consumers", "README W11", "core-nats/slow_consumers"),
     needs="pub_sub_roundtrip",
-    settings={"MAX_PENDING": MIB, "WRITE_DEADLINE_MS": 1000},
+    settings=SHORT,
 )
 @hints(
     "A queue that nobody reads must end somewhere.",
@@ -971,10 +970,7 @@ def flood(publisher: NatsClient, healthy: NatsClient, slow: NatsClient, subject:
     return sent
 
 
-HEARTBEAT = {"PING_INTERVAL_MS": 40, "PING_MAX_OUT": 3}
-
-
-@behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="queue_one_member", settings=HEARTBEAT)
+@behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="queue_one_member", settings=SMALL)
 def test_silent_peer_evicted(broker: Broker) -> None:
     """A peer that answers no PING is cut after PING_MAX_OUT of them, and its queue share goes to others."""
     silent, live = broker.client("silent"), broker.client("live")
@@ -996,7 +992,7 @@ def test_silent_peer_evicted(broker: Broker) -> None:
     assert len(live.messages()) == 20, "the live member is owed all of the work"
 
 
-@behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="pub_sub_roundtrip", settings=HEARTBEAT)
+@behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="pub_sub_roundtrip", settings=SMALL)
 def test_idle_live_peer_kept(broker: Broker) -> None:
     """An idle peer that answers each PING is kept."""
     idle, bob = broker.subscriber("idle", "x"), broker.client("bob")
@@ -1014,10 +1010,8 @@ def test_idle_live_peer_kept(broker: Broker) -> None:
     stage=4,
     points=4,
     hidden=True,
-    alone=True,
     source=brief("W13", "shutdown"),
     needs="pub_sub_roundtrip",
-    settings={"WRITE_DEADLINE_MS": 5000},
 )
 @hints(
     "Leaving the event loop is not the same as flushing.",
@@ -1071,7 +1065,6 @@ def test_sigterm_is_bounded(broker: Broker) -> None:
 @behaviour(
     stage=4,
     hidden=True,
-    alone=True,
     source=brief("W13", "after SIGKILL"),
     needs="pub_sub_roundtrip",
 )
@@ -1080,7 +1073,7 @@ def test_back_after_sigkill(broker: Broker) -> None:
     alice, bob = broker.subscriber("alice", "x"), broker.client("bob")
     bob.pub(broker.subject("x"), b"before")
     bob.fence()
-    assert payloads(alice.messages()) == [b"before"]
+    assert payloads(alice.messages()) == [b"before"], "the first process serves"
 
     broker.solution.kill()
     broker.solution.restart(same_port=True)
@@ -1193,7 +1186,7 @@ def assert_levels_off(broker: Broker, step: Callable[[], object], what: str, mos
     hidden=True,
     source=brief("W11", "waiting bytes are bounded"),
     needs="slow_consumer_cut",
-    settings={"MAX_PENDING": MIB, "WRITE_DEADLINE_MS": 1000},
+    settings=SHORT,
 )
 def test_slow_consumer_memory(broker: Broker) -> None:
     """A slow consumer costs the broker little more than MAX_PENDING."""
