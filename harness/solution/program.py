@@ -69,7 +69,7 @@ class Solution:
         self.kata, self.subject, self.scratch = kata, subject, scratch
         self.record = Record(waiting.now, kata.called)
         self.network = Network(self.record)
-        self.folder = scratch.new_folder(subject.name)
+        self.folder = scratch.new_folder(subject.folder.name)
         for name in ("state", "home"):
             (self.folder / name).mkdir()
         self.peers = [peer(self) for peer in peers]
