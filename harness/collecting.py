@@ -37,6 +37,11 @@ class KataModule(pytest.Module):
     def peers(self) -> list[type]:
         return list(getattr(self.obj, "PEERS", []))
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What every solution is started with, unless its behaviour says otherwise."""
+        return {name: str(value) for name, value in getattr(self.obj, "SETTINGS", {}).items()}
+
     def collect(self) -> list[pytest.Item | pytest.Collector]:
         items = list(super().collect())
         for item in items:

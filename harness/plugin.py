@@ -103,7 +103,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if not session.config.option.collectonly:
-        _prepare(session.config, session.items[:AHEAD])
+        _prepare(session.config, session.items[:1])  # alone: it is waited for at once
 
 
 def _prepare(config: pytest.Config, items: Sequence[pytest.Item]) -> None:

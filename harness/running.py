@@ -50,7 +50,9 @@ class Programs:
             return False
         try:
             self._build(module)
-            solution = Solution(module.kata, module.subject, dict(behaviour.environment), module.peers, self.scratch)
+            solution = Solution(
+                module.kata, module.subject, module.settings | dict(behaviour.environment), module.peers, self.scratch
+            )
             self._running[key] = solution
             solution.launch()
         except Unusable as problem:
