@@ -29,6 +29,7 @@ from harness.judging import Untouched, blocked_by, judge, late_result, result_of
 from harness.results import Result
 from harness.running import Programs
 from harness.solution.program import Solution, Tripwire
+from harness.story.diagram import Row
 from harness.story.plain import visible
 from harness.story.text import StoryText, tell
 from harness.verdicts import Unusable, Verdict
@@ -219,7 +220,7 @@ def _attach_story(config: pytest.Config, report: pytest.TestReport, result: Resu
     if result.verdict is Verdict.FAULT:
         return  # the traceback is for the authors of the kit
     if config.getoption("story") == "none" or result.untouched:
-        report.longrepr = visible(result.message)
+        report.longrepr = StoryText([Row(visible(result.message))])  # type: ignore[assignment]
         return
     failed = [other for other in config.stash[RESULTS] if other.verdict is Verdict.BROKEN]
     brief = len(failed) > FULL_STORIES and config.getoption("verbose") < 1

@@ -73,10 +73,14 @@ class SocketDiag:
         self._requests: dict[tuple[Address, Address], bytes] = {}
         try:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+        except OSError as error:
+            raise NotShown(f"sock_diag: {error}") from error
+        try:
             self._netlink.setblocking(False)
             self._netlink.connect((0, 0))
             self._try_out()
         except OSError as error:
+            self._netlink.close()
             raise NotShown(f"sock_diag: {error}") from error
 
     def _try_out(self) -> None:
@@ -84,7 +88,7 @@ class SocketDiag:
             probe.bind(("127.0.0.1", 0))
             probe.listen()
             if self.listener(*probe.getsockname()) is None:
-                raise NotShown("sock_diag: finds no TCP sockets")
+                raise OSError(errno.ENOENT, "finds no TCP sockets")
 
     def refresh(self) -> None:
         """Nothing to do: every look-up is fresh."""

@@ -288,6 +288,7 @@ def test_where_system_calls_are_secret_a_settle_time_stands_for_timers(monkeypat
 
 def test_where_threads_are_secret_nothing_moves_for_a_while(run):
     sample = run("loop.py")
+    sample.watch.close()
     sample.watch = SettleWatch("this system has no /proc")
     connection = sample.connect()
     connection.send(sample.request("work", 20))
