@@ -39,7 +39,7 @@ test: $(INSTALLED)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(PYTEST) -n 2 -W error
+	$(PYTEST) -n 2 -W error -rs
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/verdicts.py --runs 3 --load-runs 3

@@ -22,6 +22,8 @@ from harness.kata import Kata
 from harness.subjects import Mutant, Subject
 from harness.verdicts import Unusable
 
+NET = 180  # seconds; the net of pytest-timeout under all waiting, never a verdict
+
 
 class KataModule(pytest.Module):
     """The behaviours of one kata, met by one subject."""
@@ -46,6 +48,7 @@ class KataModule(pytest.Module):
         items = list(super().collect())
         for item in items:
             item.behaviour = _behaviour(item)  # type: ignore[union-attr]
+            item.add_marker(pytest.mark.timeout(NET))
         if self.subject.mutant:
             return _meant_to_catch(self.subject.mutant, items)
         return items
