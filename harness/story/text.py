@@ -29,7 +29,9 @@ def tell(result: Result, brief: bool = False) -> list[Row]:
     rows += _field(result.verdict.value, result.message, "broken")
     for line in result.detail:
         rows += _field("", line)
-    rows += _field("source", f"{result.source} {result.url}".strip(), "quiet")
+    rows += _field("source", result.source, "quiet")
+    if result.url:
+        rows.append(_address(result.url))
     if result.output and not brief:
         rows += _printed(result.output)
     if result.hints and result.verdict is Verdict.BROKEN:
@@ -50,6 +52,12 @@ def _field(name: str, text: str, tone: str = "plain") -> list[Row]:
     ]
     names = [name, *[""] * (len(lines) - 1)]
     return [Row(f"{label:<{LABEL}}{line}".rstrip(), tone) for label, line in zip(names, lines, strict=True)]
+
+
+def _address(url: str) -> Row:
+    """An address on a line of its own and in one piece, so that it can be followed."""
+    room = max(WIDTH - len(url), 0)
+    return Row(" " * min(LABEL, room) + visible(url), "quiet")
 
 
 def _printed(output: str) -> list[Row]:

@@ -210,7 +210,8 @@ def test_a_story_tells_promise_breach_source_and_how_to_see_it_again():
     assert lines[3].startswith(" 1.0 ms     │── ring ──")
     assert [line[12:] for line in lines if "a␛[31mb" in line] == ["| a␛[31mb"] * 12, "the last lines of the output"
     assert "            more of it" in lines
-    assert "source      The rules of bells §1 https://bells.example/rules#1" in lines
+    assert "source      The rules of bells §1" in lines
+    assert "            https://bells.example/rules#1" in lines
     assert "hints       2 to be had: kata hint bell answers" in lines
     assert lines[-1] == "again       pytest katas/bell --seed=1"
 

@@ -63,7 +63,7 @@ def test_colour_is_the_terminals_choice(bench: Bench, workers: list[str]):
 
 
 def _without_times(story: str) -> str:
-    return re.sub(r"^ *[0-9.]+ m?s ", "", story, flags=re.M)
+    return re.sub(r"^ *[0-9.]+ m?s +", "", story, flags=re.M)
 
 
 def test_no_line_is_wider_than_the_page_and_a_megabyte_is_told_by_its_ends(bench: Bench):
