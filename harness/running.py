@@ -111,13 +111,19 @@ class Programs:
         return [wire for solution in watched for wire in solution.tripwires if wire.tripped()]
 
     def drop(self, module: KataModule) -> None:
-        """Close every program of a subject that will not be met again."""
-        for key in [key for key in self._running if key[0] == str(module.subject.folder)]:
-            self._running.pop(key).close()
+        """Stop every program of a subject that will not be met again: SIGTERM, the kata's grace, then the end."""
+        keys = [key for key in self._running if key[0] == str(module.subject.folder)]
+        leaving = [self._running.pop(key) for key in keys]
+        polite = [solution for solution in leaving if solution.ready and not module.subject.mutant]
+        for solution in polite:
+            solution.terminate()
+        for solution in polite:
+            waiting.until_stopped(solution, module.kata.grace_ms / 1000)
+        for solution in leaving:
+            solution.close()
 
     def close(self) -> None:
-        for solution in self._running.values():
-            solution.terminate()
+        """End whatever still runs, at once: nobody waits any more."""
         for solution in self._running.values():
             solution.close()
         self._running.clear()

@@ -201,6 +201,12 @@ def until_gone(scene: Scene) -> int | None:
     return scene.exit_status()
 
 
+def until_stopped(scene: Scene, grace: float) -> None:
+    """Wait for a solution that was told to stop: until it has, or `grace` seconds are over, or it plainly won't."""
+    with suppress(LimitReached):
+        _wait(scene, lambda: scene.exit_status() is not None, "an end", Patience(), Bound(grace, grace))
+
+
 def until_flushed(scene: Scene) -> None:
     """Wait until everything that was sent and reset has left for the kernel; needs nothing of the solution."""
     began = now()
