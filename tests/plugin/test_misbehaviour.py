@@ -249,6 +249,14 @@ def test_ignoring_sigterm_does_not_help(bench: Bench):
     assert bench.pytest("katas/bell").status == 0
 
 
+def test_at_the_end_there_is_sigterm_and_time_to_tidy_up(bench: Bench):
+    tidied = "(open('tidied', 'w').close(), sys.exit(0))"
+    bench.kata(BELL.replace("lambda *_: sys.exit(0)", f"lambda *_: {tidied}"))
+
+    assert bench.pytest("katas/bell", "-k", "test_answers").status == 0
+    assert list(bench.folder.rglob("tidied"))
+
+
 # -- what lies beside it
 
 
