@@ -167,12 +167,6 @@ class PaymentProvider:
         self.server.listener.open()
         self.solution.record.note(NAME, "is back")
 
-    def until_asked(self, number: int = 1) -> None:
-        """Wait until `number` requests of this behaviour have arrived. Sets a scene: raises NotReached."""
-        wanted = f"{number} request{'s' * (number > 1)} at the provider"
-        books = self.books
-        waiting.until_reached(self.solution, lambda: len(books.asked) >= number, wanted)
-
     def is_owed(self, number: int, what: str) -> None:
         """Wait until `number` requests have arrived, because the behaviour is about just that. Raises Broken."""
         books = self.books
