@@ -20,7 +20,7 @@ from harness import subjects
 from harness.behaviour import Behaviour
 from harness.kata import Kata
 from harness.subjects import Mutant, Subject
-from harness.verdicts import Unusable
+from harness.verdicts import Lacking, Unusable
 
 NET = 180  # seconds; the net of pytest-timeout under all waiting, never a verdict
 
@@ -63,6 +63,8 @@ class SolutionFile(KataModule):
             self.subject = self._chosen(self.config.getoption("subject"))
             _only_one_of_a_name(self)
             items = super().collect()
+        except Lacking as problem:
+            pytest.skip(str(problem), allow_module_level=True)
         except Unusable as problem:
             raise self.CollectError(str(problem)) from None
         return items
@@ -93,6 +95,8 @@ class MutantsFile(KataModule):
             known = {item.behaviour.id for item in super().collect()}  # type: ignore[union-attr]
             wanted = self.config.getoption("subject").partition(":")[2]
             return [self._module(mutant, known) for mutant in subjects.choose_mutants(self.kata, wanted)]
+        except Lacking as problem:
+            pytest.skip(str(problem), allow_module_level=True)
         except Unusable as problem:
             raise self.CollectError(str(problem)) from None
 
@@ -128,12 +132,21 @@ SEEN = pytest.StashKey[dict[str, Path]]()
 
 
 def behaviours_of(kata: Kata) -> ModuleType:
-    """The module of a kata's behaviours, found by the kata's name. Raises Unusable when there is none."""
+    """The module of a kata's behaviours, found by the kata's name.
+
+    Raises Unusable when there is none, and Lacking when it needs a package of the kata's extra that is not installed.
+    """
     known = [path.stem for path in katas.BEHAVIOURS.glob("*.py") if path.stem != "__init__"]
     if kata.name not in known:
         near = katas.suggestion(kata.name, known)
         raise Unusable(f"{kata.path} names an unknown kata, `{kata.name}`{near}; `kata list` shows all of them")
-    return importlib.import_module(f"harness.behaviours.{kata.name}")
+    try:
+        return importlib.import_module(f"harness.behaviours.{kata.name}")
+    except ModuleNotFoundError as missing:
+        if not kata.extra:
+            raise
+        remedy = f"pip install 'backend-katas[{kata.extra}]'"
+        raise Lacking(f"{kata.name} needs {missing.name}, which is not installed: {remedy}") from None
 
 
 def declared(kata: Kata) -> list[Behaviour]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -101,6 +102,8 @@ def _check_fields(path: Path, table: dict[str, Any]) -> None:
             raise Unusable(f"{path} has an unknown field `{key}`{suggestion(key, known)}; remove it")
         if not isinstance(value, known[key]) or isinstance(value, bool):
             raise Unusable(f"{path}: `{key}` must be a {known[key].__name__}, not {value!r}")
+    if not re.fullmatch(r"\d+(-\d+)?", table["hours"]):
+        raise Unusable(f'{path}: `hours` must be a span such as "2-4", not {table["hours"]!r}')
     for key in ("run", "build"):
         if key in table and not (table[key] and all(isinstance(word, str) and word for word in table[key])):
             raise Unusable(f'{path}: `{key}` must be a list of words, such as ["python", "solution.py"]')

@@ -11,7 +11,7 @@ import random
 import secrets
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -251,6 +251,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     results = config.stash[RESULTS]
     if results:
         summary.write(terminalreporter, config, results)
+    for report in terminalreporter.stats.get("skipped", []):
+        if isinstance(report, pytest.CollectReport) and report.nodeid.endswith("kata.toml"):
+            _, _, why = cast("tuple[str, int, str]", report.longrepr)
+            terminalreporter.write_line(why)  # a kata that lacks a package
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -45,6 +45,10 @@ class Unusable(Exception):
     """The user gave the kit something it can't work with; the message is one sentence that says what to do."""
 
 
+class Lacking(Unusable):
+    """A package is missing that one kata needs and the others do not; the others go on without it."""
+
+
 def verdict_of(error: BaseException | None) -> Verdict:
     """The verdict that an exception out of a behaviour stands for."""
     match error:

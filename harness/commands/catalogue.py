@@ -9,7 +9,7 @@ from harness import kata as katas
 from harness import progress
 from harness.commands import finding
 from harness.kata import Kata
-from harness.verdicts import Verdict
+from harness.verdicts import Lacking, Verdict
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -23,19 +23,29 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from harness.collecting import declared
-
     own = finding.here()
     shown = katas.catalogue() | own
     width = max(map(len, shown), default=0)
     for name, kata in sorted(shown.items()):
-        begun = name in own and not kata.untouched
-        verdicts = progress.verdicts(kata.folder, name) if begun else {}
-        behaviours = declared(kata)
-        print(f"{name:<{width}}  {kata.title}, {kata.hours} hours; {_held(behaviours, verdicts)}")
+        held, following = standing(kata, own)
+        print(f"{name:<{width}}  {kata.title}, {kata.hours} hours; {held}")
         print(f"{'':<{width}}  {kata.summary}")
-        print(f"{'':<{width}}  next: {_next(kata, behaviours, verdicts) if name in own else f'kata start {name}'}")
+        print(f"{'':<{width}}  next: {following}")
     return 0
+
+
+def standing(kata: Kata, own: dict[str, Kata]) -> tuple[str, str]:
+    """What held so far, and what comes next; `own` are the katas that the user has started."""
+    from harness.collecting import declared
+
+    try:
+        behaviours = declared(kata)
+    except Lacking as problem:
+        return "not ready", str(problem)
+    begun = kata.name in own and not kata.untouched
+    verdicts = progress.verdicts(kata.folder, kata.name) if begun else {}
+    following = _next(kata, behaviours, verdicts) if kata.name in own else f"kata start {kata.name}"
+    return _held(behaviours, verdicts), following
 
 
 def _held(behaviours: list[Behaviour], verdicts: dict[str, str]) -> str:

@@ -319,6 +319,7 @@ def test_two_katas_of_one_name_are_refused(bench: Bench):
         ({}, "name =", "is not valid TOML"),
         ({"titel": "x"}, "", "has an unknown field `titel`, did you mean `title`?"),
         ({"hours": 3}, "", "`hours` must be a str, not 3"),
+        ({"hours": "a day"}, "", "`hours` must be a span such as \"2-4\", not 'a day'"),
         ({"grace_ms": True}, "", "`grace_ms` must be a int, not True"),
         ({"run": []}, "", "`run` must be a list of words"),
         ({"run": ["python", 3]}, "", "`run` must be a list of words"),
@@ -334,6 +335,21 @@ def test_a_broken_kata_toml_is_told_in_one_sentence(bench: Bench, fields: dict[s
     assert words in run.text
     assert "Traceback" not in run.text
     assert not run.results
+
+
+def test_a_kata_that_lacks_a_package_is_skipped_and_says_so_and_the_others_run(bench: Bench):
+    bench.kata()
+    bench.kata(folder="katas/gong", name="gong", extra="gong")
+    bench.behaviours("import bronze\n", "gong")
+
+    run = bench.pytest("katas")
+    alone = bench.pytest("katas/gong")
+
+    sentence = "gong needs bronze, which is not installed: pip install 'backend-katas[gong]'"
+    assert (run.status, set(run.verdicts.values())) == (0, {"holds"})
+    assert sentence in run.text
+    assert "1 skipped" in run.text
+    assert (alone.status, sentence in alone.text) == (pytest.ExitCode.NO_TESTS_COLLECTED, True)
 
 
 def test_a_folder_without_its_program_says_what_to_write(bench: Bench):

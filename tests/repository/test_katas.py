@@ -50,6 +50,13 @@ def test_there_are_katas():
     assert KATAS, "no folder below katas holds a kata.toml"
 
 
+def test_the_table_in_the_readme_has_every_kata():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    require_none(
+        f"README.md has no row for {name}" for name in KATAS if f"\n| [{name}](katas/{name}/README.md) |" not in readme
+    )
+
+
 def test_every_folder_below_katas_is_a_kata():
     folders = {path.name for path in (ROOT / "katas").iterdir() if path.is_dir()} - {"__pycache__"}
     require_none(f"katas/{name} has no kata.toml" for name in sorted(folders - set(KATAS)))

@@ -1,0 +1,83 @@
+"""Tracks: an order with reasons, read from one file each, and what `kata track` makes of them."""
+
+import pytest
+
+from harness import kata as katas
+from harness import progress
+from harness import track as tracks
+from harness.collecting import declared
+from harness.verdicts import Unusable
+
+STEP = 'kata = "bell"\nteaches = "Ringing."\nbecause = "It is first."\n'
+WHOLE = f'title = "Bells"\nsummary = "All of them."\n[[steps]]\n{STEP}'
+
+
+@pytest.fixture
+def track(tmp_path):
+    def read(text: str) -> tracks.Track:
+        (tmp_path / "bells.toml").write_text(text)
+        return tracks.tracks(tmp_path)["bells"]
+
+    return read
+
+
+def test_a_track_is_a_file_beside_the_katas(track):
+    assert track(WHOLE) == tracks.Track(
+        "bells", "Bells", "All of them.", (tracks.Step("bell", "Ringing.", "It is first."),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("title =", "is not valid TOML"),
+        (WHOLE.replace("summary", "summery"), "lacks `summary`"),
+        (WHOLE.partition("[[")[0], "lacks `steps`"),
+        (WHOLE.replace('"Bells"', "7"), "lacks `title`, or it is no str"),
+        (WHOLE.replace("because", "since"), "each of `steps` is a table of kata, teaches, because"),
+    ],
+)
+def test_a_broken_track_is_one_sentence(track, text, problem):
+    with pytest.raises(Unusable, match=r"bells\.toml") as told:
+        track(text)
+    assert problem in str(told.value)
+
+
+def test_all_tracks_are_listed(kata):
+    ended = kata("track")
+    assert ended.status == 0
+    assert all(name in ended.out and track.summary in ended.out for name, track in tracks.tracks().items())
+
+
+def test_a_track_is_told_in_its_order_with_reasons_and_progress(kata, folder):
+    (name, track), *_ = tracks.tracks().items()
+    first = next(step.kata for step in track.steps if step.kata in katas.catalogue())
+    kata("start", first)
+    solution = folder / "katas" / first / "solution.py"
+    solution.write_text("begun")
+    held = declared(katas.shipped(first))[0]
+    progress.save(solution.parent, {first: {"verdicts": {held.id: "holds"}}})
+
+    ended = kata("track", name)
+
+    told = " ".join(ended.out.split())
+    assert ended.status == 0
+    places = [told.index(f"{number}. {step.kata}") for number, step in enumerate(track.steps, 1)]
+    assert places == sorted(places)
+    assert all(step.because in told and step.teaches in told for step in track.steps)
+    assert "1 of" in told[places[0] :]
+
+
+def test_an_unknown_track_is_one_sentence(kata):
+    ended = kata("track", "five_essential")
+    assert ended.status == 2
+    assert ended.err == (
+        "kata: there is no track named `five_essential`, did you mean `five_essentials`?; "
+        "`kata track` shows all of them\n"
+    )
+
+
+def test_a_kata_that_is_still_to_come_is_marked(kata, monkeypatch, track):
+    planned = track(WHOLE)
+    monkeypatch.setattr(tracks, "tracks", lambda: {"bells": planned})
+    assert "1. bell (still to come)" in kata("track", "bells").out
