@@ -97,6 +97,8 @@ def _is_kata(argument: str) -> bool:
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     if file_path.name != "kata.toml":
         return None
+    if not parent.config.option.collectonly:
+        parent.config.stash[PROGRAMS].warm_up(file_path.parent.name)
     wanted = parent.config.getoption("subject") or ""
     kind: type[KataModule] = MutantsFile if wanted.partition(":")[0] == "mutants" else SolutionFile
     return kind.from_parent(parent, path=file_path)

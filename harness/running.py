@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness import kata as katas
 from harness import waiting
 from harness.behaviour import Behaviour
 from harness.collecting import KataModule
@@ -39,6 +40,10 @@ class Programs:
 
     def new_folder(self, name: str) -> Path:
         return self.scratch.new_folder(name)
+
+    def warm_up(self, kata: str) -> None:
+        """Let what the programs of that kata import be imported, while pytest still collects."""
+        self.scratch.forks.preload(katas.SHIPPED / kata)
 
     def prepare(self, module: KataModule, behaviour: Behaviour) -> bool:
         """Start the program for a behaviour that comes soon, without waiting for it; True when one was started.

@@ -28,7 +28,7 @@ FINAL = {201, 402}
 NOT_FINAL = {502, 503, 504}
 BUSY = {409, *NOT_FINAL}
 SLOW = {"PROVIDER_TIMEOUT_MS": 120}
-TTL = 150
+TTL = 80
 SHORT_LIVED = {"KEY_TTL_MS": TTL}
 LEASE_MS = 6000  # how long after a restart a solution may still take the dead process for alive, and some
 

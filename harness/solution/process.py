@@ -11,19 +11,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.solution.scratch import MARK, Scratch
+from harness.solution.forks import Forked
+from harness.solution.scratch import Scratch
 from harness.subjects import Subject
 from harness.verdicts import Unusable
 
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "VIRTUAL_ENV")
-PYTHON = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+PYTHONS = {"python", "python3"}
 LAST_LINES, LAST_BYTES = 30, 8192
 
 
 def command(subject: Subject, words: tuple[str, ...]) -> list[str]:
     """The words to execute; `python` is the interpreter that the kit runs in, so that the kata's extras are there."""
     program, *arguments = words
-    if program in {"python", "python3"}:
+    if program in PYTHONS:
         return [sys.executable, *arguments]
     if os.sep in program:
         return [str((subject.folder / program).resolve()), *arguments]
@@ -54,29 +54,39 @@ def _execute(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
         raise Unusable(f"`{words[0]}` can't be executed: {error.strerror}; see `run` in kata.toml") from None
 
 
+def _forked(subject: Subject, environment: dict[str, str], scratch: Scratch, log: Path) -> Forked | None:
+    program, *arguments = subject.run
+    if program not in PYTHONS or len(arguments) != 1:
+        return None
+    return scratch.forks.start(arguments[0], subject.folder.resolve(), environment, log)
+
+
+def _started(subject: Subject, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return _execute(
+            command(subject, subject.run),
+            cwd=subject.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
 class Process:
     """One run of a subject's program."""
 
     def __init__(self, subject: Subject, environment: dict[str, str], scratch: Scratch, home: Path, log: Path) -> None:
         self.log, self.scratch = log, scratch
-        private = {"HOME": str(home), "TMPDIR": str(home), MARK: scratch.mark}
-        inherited = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-        with log.open("ab") as output:
-            self._popen = _execute(
-                command(subject, subject.run),
-                cwd=subject.folder,
-                env=inherited | PYTHON | private | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.pid = self._popen.pid
+        whole = scratch.environment | {"HOME": str(home), "TMPDIR": str(home)} | environment
+        self._process = _forked(subject, whole, scratch, log) or _started(subject, whole, log)
+        self.pid = self._process.pid
         scratch.announce(self.pid)
 
     def exit_status(self) -> int | None:
         """None while it runs; negative numbers are signals."""
-        return self._popen.poll()
+        return self._process.poll()
 
     def signal(self, number: int) -> None:
         """Send a signal to the program itself, as an operator would."""
@@ -90,7 +100,7 @@ class Process:
     def kill(self, stray: list[int]) -> None:
         """SIGKILL the whole tree: the session, and the `stray` processes that left it."""
         self.signal_group(signal.SIGKILL)
-        self._popen.wait()
+        self._process.wait()
         for pid in stray:
             if pid != self.pid:
                 end(pid)

@@ -12,8 +12,11 @@ import tempfile
 from pathlib import Path
 
 from harness.solution import guard
+from harness.solution.forks import Forks
 
 MARK = "BACKEND_KATAS_RUN"
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "VIRTUAL_ENV")
+PYTHON = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -23,8 +26,11 @@ class Scratch:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="backend-katas-"))
         self.mark = secrets.token_hex(8)
+        inherited = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        self.environment = inherited | PYTHON | {MARK: self.mark}  # of every program of the run
         self._made = 0
         become_subreaper()
+        self.forks = Forks(self.new_folder("forks"), self.environment)
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, f"{MARK}={self.mark}", str(self.folder)],
             stdin=subprocess.PIPE,
@@ -50,6 +56,7 @@ class Scratch:
         return guard.marked(f"{MARK}={self.mark}")
 
     def close(self) -> None:
+        self.forks.close()
         if self._guard.stdin:
             self._guard.stdin.close()
         self._guard.wait()

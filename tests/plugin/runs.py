@@ -142,8 +142,9 @@ class Bench:
         return {pid: read(pid, "cmdline").replace(b"\0", b" ").decode() for pid, text in words if mark in text}
 
     def solutions(self) -> list[int]:
-        """The processes of solutions."""
-        return [pid for pid in self.processes() if b"BACKEND_KATAS_RUN=" in read(pid, "environ")]
+        """The processes of solutions; the interpreter that they are forked from is none."""
+        marked = (pid for pid in self.processes() if b"BACKEND_KATAS_RUN=" in read(pid, "environ"))
+        return [pid for pid in marked if b"preloaded.py" not in read(pid, "cmdline")]
 
     def scratch(self) -> list[Path]:
         return list(self.temporary.glob("backend-katas-*"))
