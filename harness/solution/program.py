@@ -72,8 +72,8 @@ class Solution:
         self.folder = scratch.new_folder(subject.folder.name)
         for name in ("state", "home"):
             (self.folder / name).mkdir()
-        self.peers = [peer(self) for peer in peers]
         self.settings = kata.environment | environment
+        self.peers = [peer(self) for peer in peers]
         self.port = Port()
         self.process: Process | None = None
         self.ready = False
