@@ -182,13 +182,13 @@ class Redis:
     @contextmanager
     def holding(self, *names: str) -> Iterator[None]:
         """Keep the replies of these commands back, until they are released or the block ends."""
-        self._holding = set(names)
+        self.hold(*names)
         yield
         self.release()
 
-    def let_pass(self) -> None:
-        """Hold nothing more; what is held stays held."""
-        self._holding = set()
+    def hold(self, *names: str) -> None:
+        """Keep the replies of these commands back from now on, and of no others; what is held stays held."""
+        self._holding = set(names)
 
     def release(self) -> None:
         """Let all replies go, and hold no more."""

@@ -1,24 +1,16 @@
-"""A pool of connections: lent to one request at a time, in fair order, never lost, never handed on in a bad state.
+"""A pool of connections to redis: lent to one request at a time, in fair order, never lost, never handed on dirty.
 
-What keeps the promise, and where:
-
-- A slot is the right to have one connection. It is taken before connecting (`_open`), so there are never more than
-  POOL_MAX, and it is given back wherever a connection ends.
-- Whatever becomes free, a connection or a bare slot, goes through `_give`: to the first waiter, or to the shelf. Nobody
-  looks at the shelf while somebody waits, so nobody overtakes.
-- A waiter that leaves may have been given something in that very moment: then it passes it on.
-- `release` trusts facts only. A connection with an unanswered command, unread bytes, an end of file or an open MULTI is
-  closed. That is also what becomes of a cancelled request's connection: its reply is never read by anybody.
+app.py answers the HTTP requests, and asks for connections here. resp.py speaks to the server, and tells facts of each
+connection (`unanswered`, `unread`, `eof`, `in_multi`, `opened_at`, `used`, `idle_since`); what they mean is for you to
+say. When a client leaves, its handler is cancelled: CancelledError comes out of the `await` where it stands.
 """
 
-import asyncio
 import os
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app import PoolTimeout, run
-from resp import CommandTimeout, Connection, ConnectionLost, ProtocolError, Reply
+from app import run
+from resp import Connection, Reply
 
 
 def milliseconds(name: str, default: int) -> float:
@@ -35,14 +27,11 @@ MAX_LIFETIME = milliseconds("MAX_LIFETIME_MS", 0)
 
 
 class Pool:
-    def __init__(self) -> None:
-        self.slots = POOL_MAX  # how many connections may still be opened
-        self.idle: list[Connection] = []  # the one used last is lent first, so that the others can expire
-        self.waiters: deque[asyncio.Future[Connection | None]] = deque()  # each gets a connection, or None: a slot
+    """At most POOL_MAX connections, those still being opened included."""
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection for the length of the block. Raises PoolTimeout, OSError, ConnectionLost, TimeoutError."""
+        """A connection for the length of the block, whatever happens in it."""
         connection = await self.acquire()
         try:
             yield connection
@@ -50,105 +39,35 @@ class Pool:
             self.release(connection)
 
     async def execute(self, *words: str | bytes, safe: bool) -> Reply:
-        """One command. A `safe` one is repeated once if a connection that had served before died on it."""
-        reused = False
-        try:
-            async with self.connection() as connection:
-                reused = connection.used
-                return await connection.call(*words)
-        except ConnectionLost as lost:
-            if not (safe and reused) or connection.unread or isinstance(lost, CommandTimeout | ProtocolError):
-                raise
+        """One command on a connection of the pool.
+
+        Later: if a connection that had served before is lost before the first byte of the reply, a `safe` command
+        (P8) is repeated once on another one. One that is not safe never is.
+        """
         async with self.connection() as connection:
             return await connection.call(*words)
 
-    # -- lending ------------------------------------------------------------------------------------------------
-
     async def acquire(self) -> Connection:
-        if not self.waiters:
-            if connection := self._take_idle():
-                return connection
-            if self.slots:
-                self.slots -= 1
-                return await self._open()
-        return await self._wait() or await self._open()
+        """A connection that is fit to be used: an idle one, or a new one if there is a slot, or else wait.
+
+        Begin with _open() for each request; then keep what comes back; then count. Raise app.PoolTimeout when there was
+        nothing for ACQUIRE_TIMEOUT. Mind the order: while somebody waits, a newcomer queues.
+        """
+        raise NotImplementedError("acquire() in solution.py")
 
     def release(self, connection: Connection) -> None:
-        connection.used = True
-        connection.idle_since = asyncio.get_running_loop().time()
-        if self._is_fit(connection):
-            self._give(connection)
-        else:
-            connection.close()
-            self._give(None)
-
-    async def _wait(self) -> Connection | None:
-        """Stand in line. Raises PoolTimeout."""
-        turn = asyncio.get_running_loop().create_future()
-        self.waiters.append(turn)
-        try:
-            async with asyncio.timeout(ACQUIRE_TIMEOUT):
-                return await turn
-        except TimeoutError:
-            self._leave(turn)
-            raise PoolTimeout from None
-        except asyncio.CancelledError:
-            self._leave(turn)
-            raise
-
-    def _leave(self, turn: asyncio.Future[Connection | None]) -> None:
-        if turn.done() and not turn.cancelled():
-            self._give(turn.result())  # it was our turn in the very moment we left
-        elif turn in self.waiters:
-            self.waiters.remove(turn)
-
-    def _give(self, free: Connection | None) -> None:
-        """A connection, or with None a slot, goes to whoever waits longest, or else back on the shelf."""
-        while self.waiters:
-            turn = self.waiters.popleft()
-            if not turn.done():  # else its client has left, and its task has only not run yet
-                turn.set_result(free)
-                return
-        if free:
-            self.idle.append(free)
-        else:
-            self.slots += 1
-
-    # -- connections --------------------------------------------------------------------------------------------
+        """The block has ended, with an answer, an error or a cancellation: lend the connection again, or close it."""
+        raise NotImplementedError("release() in solution.py")
 
     async def _open(self) -> Connection:
-        """Open a connection for a slot that is taken already, and give the slot back if that fails."""
-        connection = None
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                connection = await Connection.open(*UPSTREAM)
-                if PASSWORD:
-                    await connection.call("AUTH", PASSWORD)
-            return connection
-        except BaseException:  # a cancellation too
-            if connection:
-                connection.close()
-            self._give(None)
-            raise
+        """Connect (`Connection.open(*UPSTREAM)`) and AUTH if there is a PASSWORD, within CONNECT_TIMEOUT.
 
-    def _take_idle(self) -> Connection | None:
-        for connection in [each for each in self.idle if not self._is_fit(each)]:
-            self.idle.remove(connection)
-            connection.close()
-            self.slots += 1
-        return self.idle.pop() if self.idle else None
-
-    def _is_fit(self, connection: Connection) -> bool:
-        """In its initial state, and within its limits."""
-        now = asyncio.get_running_loop().time()
-        spoilt = connection.unanswered or connection.unread or connection.eof or connection.in_multi
-        idle_too_long = IDLE_TIMEOUT and now - connection.idle_since > IDLE_TIMEOUT
-        too_old = MAX_LIFETIME and now - connection.opened_at > MAX_LIFETIME
-        return not (spoilt or idle_too_long or too_old)
+        If that fails, or is cancelled, neither the socket nor the slot may be lost.
+        """
+        raise NotImplementedError("_open() in solution.py")
 
     def close(self) -> None:
-        for connection in self.idle:
-            connection.close()
+        """The gateway ends: close what is idle."""
 
 
 if __name__ == "__main__":
