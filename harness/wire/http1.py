@@ -154,6 +154,75 @@ class Request:
         self._record(self._peer, self.party, label, self._response.body)
 
 
+class Client:
+    """One client that sends its requests one after the other, on one connection as long as that stays open."""
+
+    def __init__(self, solution: Solution, name: str) -> None:
+        self.solution, self.name = solution, name
+        self.connections = 0
+        self._connection: Connection | None = None
+        self._http = h11.Connection(h11.CLIENT)
+        self._head: h11.Response | None = None
+        self._body = bytearray()
+
+    def request(self, method: str, target: str, headers: Headers = NO_HEADERS, body: bytes = b"") -> Response:
+        """Send a request and wait for its response. Raises Broken when none comes, or what comes is no HTTP."""
+        host, port = self.solution.address
+        connection = self._open()
+        fields = [("Host", f"{host}:{port}"), *headers, ("Content-Length", str(len(body)))]
+        request = h11.Request(method=method, target=target, headers=fields)
+        events = (request, h11.Data(data=body), h11.EndOfMessage())
+        record, solution = self.solution.record, self.solution.record.solution
+        record.add("message", self.name, solution, described(method, target, headers, body), body, self.name)
+        connection.send(b"".join(self._http.send(event) or b"" for event in events))
+        response = self.solution.until(lambda: self._take(connection), "a response", self.name)
+        record.add("message", solution, self.name, repr(response), response.body, self.name)
+        return response
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+
+    def _open(self) -> Connection:
+        if self._http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
+            self._http.start_next_cycle()
+        connection = self._connection
+        if connection is None or connection.ended or self._http.our_state is not h11.IDLE:
+            self.close()
+            connection = self._connection = self.solution.connect(self.name)
+            self._http = h11.Connection(h11.CLIENT)
+            self.connections += 1
+        return connection
+
+    def _take(self, connection: Connection) -> Response | None:
+        data = bytes(connection.inbox)
+        connection.inbox.clear()
+        try:
+            if data or connection.ended:
+                self._http.receive_data(data)
+            while True:
+                match self._http.next_event():
+                    case h11.Response() as head:
+                        self._head, self._body = head, bytearray()
+                    case h11.Data() as piece:
+                        self._body += piece.data
+                    case h11.EndOfMessage():
+                        return self._whole()
+                    case h11.NEED_DATA if not connection.ended:
+                        return None
+                    case h11.InformationalResponse():
+                        continue
+                    case _:
+                        raise Broken(f"{self.name} is owed a response; the connection was closed instead")
+        except h11.RemoteProtocolError as error:
+            raise Broken(f"what came is no HTTP response: {error}") from None
+
+    def _whole(self) -> Response:
+        assert self._head is not None
+        headers = [(key.decode(), value.decode("latin-1")) for key, value in self._head.headers]
+        return Response(self._head.status_code, headers, bytes(self._body))
+
+
 SHOWN_HEADERS = ("idempotency-key",)  # told before the body, by their values alone
 
 
