@@ -114,6 +114,7 @@ class Subscriber:
         """A `stuck` one stops reading with the head, and its kernel takes little on its behalf."""
         self.solution, self.name, self._stuck = solution, name, stuck
         self.events: list[Event] = []
+        self.taken = 0  # how many of them were waited for
         self.status: int | None = None
         self.headers: list[tuple[str, str]] = []
         self.complete = False  # the response has its proper end
@@ -146,6 +147,7 @@ class Subscriber:
         if len(self.events) < number:
             raise Broken(f"{self.name} is owed {what}; {self.fault or 'the stream ended before'}")
         self.check()
+        self.taken = max(self.taken, number)
         return self.events[:number]
 
     def until_end(self) -> list[Event]:

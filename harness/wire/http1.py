@@ -175,7 +175,15 @@ class Client:
         record, solution = self.solution.record, self.solution.record.solution
         record.add("message", self.name, solution, described(method, target, headers, body), body, self.name)
         connection.send(b"".join(self._http.send(event) or b"" for event in events))
-        response = self.solution.until(lambda: self._take(connection), "a response", self.name)
+        response: Response | None = None
+
+        def came() -> bool:
+            nonlocal response
+            response = response or self._take(connection)
+            return response is not None
+
+        self.solution.until(came, "a response", self.name)
+        assert response is not None
         record.add("message", solution, self.name, repr(response), response.body, self.name)
         return response
 
