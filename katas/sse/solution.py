@@ -1,25 +1,18 @@
 """Streams of events that browsers follow, and resume without a gap.
 
-What keeps the promise, and where:
-
-- Events of a stream are numbered, and the last REPLAY_EVENTS of them stand in one ring. A subscription is a number: the
-  next one to send. So replay and live are the same loop (`Stream.follow`), and nothing is buffered for anybody.
-- `publish` numbers, appends and wakes without an `await` in between: there is one order, and ids follow it.
-- A subscription counts from before its head is sent, so who has the head misses nothing.
-- A subscription whose next event has left the ring ends; its client comes back, and is told to reset.
-- An id carries the life of this process. An id of another life is unknown, whatever its number.
+web.py is given: it reads requests, and writes what you answer. `request.begin(200, HEAD)` sends the head of a response
+that has no length, and returns its body: `await body.send(data)` writes a piece, and waits while the client does not
+read. The response ends when your handler returns None. When the client leaves, the handler is cancelled: CancelledError
+comes out of the `await` where it stands.
 """
 
 import asyncio
-import json
 import os
 import re
-import secrets
 import signal
-from collections import deque
-from typing import Any
 
-from web import Answer, Request, Stream as Body, problem, serve
+from web import Answer, Request, problem, serve
+from web import Stream as Body
 
 HEARTBEAT = int(os.environ.get("HEARTBEAT_MS", 15_000)) / 1000
 REPLAY_EVENTS = int(os.environ.get("REPLAY_EVENTS", 100))
@@ -30,131 +23,53 @@ PATH = re.compile(r"/streams/([A-Za-z0-9_-]{1,64})")
 LONGEST_DATA, LONGEST_TYPE = 65_536, 64
 RESET = "stream-reset"
 HEAD = {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-LIFE = secrets.token_hex(4)
 
 stopping = asyncio.Event()
 
 
 def block(data: str, event: str = "", identifier: str = "") -> bytes:
-    """One event as it goes over the wire. Only CRLF, LF and CR end a line there; str.splitlines knows more."""
-    lines = [f"id: {identifier}"] if identifier else []
-    lines += [f"event: {event}"] if event else []
-    lines += [f"data: {line}" for line in re.split("\r\n|\n|\r", data)]
-    return "\n".join([*lines, "", ""]).encode()
+    """One event as it goes over the wire: `id:`, `event:` if there is a type, `data:` for each line, a blank line."""
+    raise NotImplementedError("block() in solution.py")
 
 
 class Stream:
-    """The last events of one name, and everybody who follows it."""
-
-    def __init__(self) -> None:
-        self.ring: deque[bytes] = deque(maxlen=REPLAY_EVENTS)
-        self.next = 1  # the number of the next event
-        self.subscribers = 0
-        self.closed = False
-        self.news = asyncio.Event()
-
-    @property
-    def oldest(self) -> int:
-        return self.next - len(self.ring)
+    """The last REPLAY_EVENTS events of one name, and everybody who follows it."""
 
     def publish(self, data: str, event: str) -> str:
-        identifier = f"{LIFE}-{self.next}"
-        self.ring.append(block(data, event, identifier))
-        self.next += 1
-        self.wake()
-        return identifier
+        """Number the event, keep it, and wake who follows; its id.
 
-    def wake(self) -> None:
-        """Everybody looks again; who comes later waits for the next time."""
-        self.news.set()
-        self.news = asyncio.Event()
-
-    def close(self) -> None:
-        self.closed = True
-        self.wake()
+        Nothing is awaited here. Whoever awaits something between the number and the append lets another overtake.
+        """
+        raise NotImplementedError("Stream.publish() in solution.py")
 
     def resume_point(self, last_id: str) -> tuple[int, bool]:
-        """The number of the first event to send, and whether a reset must be told before it."""
-        if not last_id:
-            return self.next, False
-        life, _, number = last_id.partition("-")
-        if life == LIFE and number.isdecimal() and self.oldest <= int(number[:20]) + 1 <= self.next:
-            return int(number) + 1, False
-        return self.oldest, True
+        """Where a client begins that has seen `last_id` ("" for a fresh one), and whether it is told to reset (S6)."""
+        raise NotImplementedError("Stream.resume_point() in solution.py")
 
     async def follow(self, cursor: int, body: Body) -> None:
-        """Send everything from `cursor` on, to the end of the stream, or of the server, or until it is out of reach."""
-        while True:
-            news = self.news
-            while cursor < self.next:
-                if cursor < self.oldest:
-                    return
-                await body.send(self.ring[cursor - self.oldest])
-                cursor += 1
-            if self.closed or stopping.is_set():
-                return
-            try:
-                async with asyncio.timeout(HEARTBEAT):
-                    await news.wait()
-            except TimeoutError:
-                await body.send(b":\n\n")
+        """Send everything from `cursor` on as it comes, and a comment after each HEARTBEAT of silence.
+
+        Return when the stream is closed, when the server stops, or when the next event is not kept any more.
+        """
+        raise NotImplementedError("Stream.follow() in solution.py")
 
 
 streams: dict[str, Stream] = {}
 
 
 async def subscribe(name: str, request: Request) -> Answer | None:
-    stream = streams.setdefault(name, Stream())
-    cursor, reset = stream.resume_point((request.lines("last-event-id") or [""])[0])
-    if stream.closed and cursor == stream.next:
-        return Answer(204)
-    stream.subscribers += 1
-    try:
-        body = request.begin(200, HEAD)
-        await body.send(f"retry: {RETRY_MS}\n\n".encode() + (block("events are missing", RESET) if reset else b""))
-        await stream.follow(cursor, body)
-    finally:
-        stream.subscribers -= 1
-        if not (stream.subscribers or stream.closed or stream.next > 1):
-            streams.pop(name, None)  # somebody only listened: nothing of it is kept
-    return None
+    """GET: 204 if the stream is closed and nothing is owed; else the head, `retry`, maybe a reset, and follow()."""
+    raise NotImplementedError("subscribe() in solution.py")
 
 
 def publish(name: str, request: Request) -> Answer:
-    stream = streams.get(name)
-    if stream and stream.closed:
-        return problem(410, "the stream is closed")
-    try:
-        data, event = publication(request.body)
-    except ValueError as error:
-        return problem(400, str(error))
-    if len(data.encode()) > LONGEST_DATA:
-        return problem(413, f"data is longer than {LONGEST_DATA} bytes")
-    stream = streams.setdefault(name, Stream())
-    document = {"id": stream.publish(data, event), "subscribers": stream.subscribers}
-    return Answer(201, json.dumps(document).encode(), {"Content-Type": "application/json"})
-
-
-def publication(body: bytes) -> tuple[str, str]:
-    """Data and type. Raises ValueError; a text with unpaired surrogates has no UTF-8 form, which is one too."""
-    try:
-        document: Any = json.loads(body.decode())
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
-    if not isinstance(document, dict):
-        raise ValueError("an object is wanted")
-    data, event = document.get("data"), document.get("event", "")
-    if not isinstance(data, str) or not isinstance(event, str):
-        raise ValueError("data, and event if there is one, are strings")
-    if len(event) > LONGEST_TYPE or event == RESET or re.search("[\r\n]", event):
-        raise ValueError("this can't be the type of an event")
-    (data + event).encode()
-    return data, event
+    """POST: check the body (400, 413; 410 for a closed stream), then 201 with id and number of subscribers."""
+    raise NotImplementedError("publish() in solution.py")
 
 
 def delete(name: str) -> Answer:
-    streams.setdefault(name, Stream()).close()
-    return Answer(204)
+    """DELETE: close the stream for good. Who follows gets what is owed, and then the end."""
+    raise NotImplementedError("delete() in solution.py")
 
 
 async def handle(request: Request) -> Answer | None:
@@ -173,9 +88,8 @@ async def handle(request: Request) -> Answer | None:
 
 
 def stop() -> None:
+    """SIGTERM. web.py accepts nobody any more, and waits for the responses that are under way: end them."""
     stopping.set()
-    for stream in streams.values():
-        stream.wake()
 
 
 async def main() -> None:

@@ -19,7 +19,8 @@ import signal
 from collections import deque
 from typing import Any
 
-from web import Answer, Request, Stream as Body, problem, serve
+from web import Answer, Request, problem, serve
+from web import Stream as Body
 
 HEARTBEAT = int(os.environ.get("HEARTBEAT_MS", 15_000)) / 1000
 REPLAY_EVENTS = int(os.environ.get("REPLAY_EVENTS", 100))
