@@ -102,6 +102,10 @@ class IdentityProvider:
         """Wait until that many fetches have come, as a scene needs it."""
         waiting.until_reached(self.solution, lambda: len(self.fetches) >= number, f"{number} fetches of the key set")
 
+    def is_asked(self, number: int) -> None:
+        """Wait for that many fetches in all, because the behaviour is about just that. Raises Broken."""
+        self.solution.until(lambda: len(self.fetches) >= number, "a fetch of the key set", NAME)
+
     # -- serving ------------------------------------------------------------------------------------------------
 
     def _asked(self, incoming: Incoming) -> None:

@@ -39,7 +39,7 @@ class RsaKey:
     def __init__(self, private: rsa.RSAPrivateKey, kid: str) -> None:
         self.private, self.kid = private, kid
         numbers = private.private_numbers()
-        self.n, self.e, self._d = numbers.public_numbers.n, numbers.public_numbers.e, numbers.d
+        self.n, self._private = numbers.public_numbers.n, numbers
         self.size = (self.n.bit_length() + 7) // 8
 
     @property
@@ -54,9 +54,13 @@ class RsaKey:
 
     def sign_block(self, block: Callable[[bytes], bytes]) -> Sign:
         """A signature of any encoded message: `block` makes one of the digest."""
-        return lambda message: pow(int.from_bytes(block(hashlib.sha256(message).digest())), self._d, self.n).to_bytes(
-            self.size
-        )
+        return lambda message: self._raw(int.from_bytes(block(hashlib.sha256(message).digest()))).to_bytes(self.size)
+
+    def _raw(self, message: int) -> int:
+        """message ** d mod n, by the Chinese remainder theorem (RFC 8017, 5.1.2): three times as fast."""
+        key = self._private
+        first, second = pow(message, key.dmp1, key.p), pow(message, key.dmq1, key.q)
+        return second + (first - second) * key.iqmp % key.p * key.q
 
     def secrets(self) -> dict[str, bytes]:
         """The public key in the forms that somebody may take for an HMAC secret."""
