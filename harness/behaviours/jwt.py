@@ -34,7 +34,7 @@ TTL = 60  # ms
 EXACT = {"LEEWAY_MS": 0}
 STALE_SOON = {"JWKS_TTL_MS": TTL}
 MORTAL = {"JWKS_TTL_MS": TTL, "JWKS_STALE_MS": 80}
-HASTY = {"JWKS_TIMEOUT_MS": 90}
+HASTY = {"JWKS_TIMEOUT_MS": 100}
 CALM = {"JWKS_COOLDOWN_MS": 3_600_000}
 RECOVERING = {"JWKS_COOLDOWN_MS": 30}
 MIB = 1 << 20
@@ -629,7 +629,7 @@ def test_token_not_echoed(api: Api, issuer: IdentityProvider) -> None:
         told = reply.body.decode(errors="replace") + str(reply.headers)
         for part in token.split("."):
             assert part not in told, "the answer repeats a part of the token: whoever sees the answer has it"
-    assert statuses[:2] == [200, 200], f"the good ones are accepted: {statuses}"
+    assert statuses[:4] == [200, 200, 401, 401], f"two good tokens, then bad ones, and the answers were {statuses}"
     api.solution.settled()
     printed = api.solution.output()
     shown = [number for number, token in enumerate(tokens) if any(part in printed for part in token.split(".")[1:])]
@@ -1030,7 +1030,7 @@ def test_stale_limit(api: Api, issuer: IdentityProvider) -> None:
 )
 def test_jwks_slow(api: Api, issuer: IdentityProvider) -> None:
     """A fetch that hangs, or comes a byte at a time, is given up after JWKS_TIMEOUT_MS as a whole."""
-    api.works()
+    until_accepted(api, {503})  # on a slow machine the first fetch may take longer than it is given
     stuck: list[Incoming] = []
     with issuer.answering(lambda incoming, body: stuck.append(incoming)):
         hanging = api.ask("an unknown kid, and no answer", api.token(EcKey(f"new-{api.word()}")))
