@@ -1,4 +1,4 @@
-"""A correct `jwt` of another design: Starlette, httpx, and PyJWT for the signatures. What PyJWT does not check is added.
+"""A correct `jwt` of another design: Starlette, httpx, and PyJWT for signatures. What it does not check is added.
 
 The key set is an immutable value that is swapped in one assignment; whoever needs a newer one awaits a shared future.
 """
