@@ -29,6 +29,7 @@ from harness.wire.tcp import Connection
 T = TypeVar("T")
 
 now = time.monotonic
+unix_time = time.time  # for dates that a protocol tells; durations are measured with `now`
 
 
 class Bound(NamedTuple):

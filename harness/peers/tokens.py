@@ -49,8 +49,13 @@ class RsaKey:
     def sign(self, message: bytes) -> bytes:
         return self.private.sign(message, padding.PKCS1v15(), hashes.SHA256())
 
-    def sign_with(self, scheme: padding.AsymmetricPadding, digest: hashes.HashAlgorithm) -> Sign:
-        return lambda message: self.private.sign(message, scheme, digest)
+    def sign_sha512(self, message: bytes) -> bytes:
+        """RS512."""
+        return self.private.sign(message, padding.PKCS1v15(), hashes.SHA512())
+
+    def sign_pss(self, message: bytes) -> bytes:
+        """PS256."""
+        return self.private.sign(message, padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
 
     def sign_block(self, block: Callable[[bytes], bytes]) -> Sign:
         """A signature of any encoded message: `block` makes one of the digest."""
@@ -81,18 +86,17 @@ class EcKey:
 
     algorithm = "ES256"
 
-    def __init__(self, kid: str, curve: ec.EllipticCurve | None = None) -> None:
-        self.kid = kid
-        self.curve = curve or ec.SECP256R1()
-        self.private = ec.generate_private_key(self.curve)
-        self.size = (self.curve.key_size + 7) // 8
+    def __init__(self, kid: str, bits: int = 256) -> None:
+        """On P-256, or on P-384."""
+        self.kid, self.bits = kid, bits
+        self.private = ec.generate_private_key(ec.SECP256R1() if bits == 256 else ec.SECP384R1())
+        self.size = bits // 8
 
     @property
     def jwk(self) -> Jwk:
         point = self.private.public_key().public_numbers()
-        name = {256: "P-256", 384: "P-384"}[self.curve.key_size]
         x, y = b64_number(point.x, self.size), b64_number(point.y, self.size)
-        return {"kty": "EC", "crv": name, "kid": self.kid, "use": "sig", "x": x, "y": y}
+        return {"kty": "EC", "crv": f"P-{self.bits}", "kid": self.kid, "use": "sig", "x": x, "y": y}
 
     def pair(self, message: bytes) -> tuple[int, int]:
         return decode_dss_signature(self.der(message))
