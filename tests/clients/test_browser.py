@@ -1,4 +1,4 @@
-"""A browser's EventSource against the reference of the kata `sse`: it resumes by itself, and stops when it is told to."""
+"""A browser's EventSource against the reference of the kata `sse`: it resumes by itself, and stops when told to."""
 
 from __future__ import annotations
 
