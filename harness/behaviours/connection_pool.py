@@ -260,6 +260,9 @@ def test_error_reply_keeps_connection(gateway: Gateway, redis: Redis) -> None:
     for _ in range(3):
         reply = gateway.answer(gateway.increment(text))
         assert reply.status == 502, f"redis says -ERR: 502 is owed, and came {reply}"
+    with redis.answering("EXEC", b"*2\r\n-WRONGTYPE Operation against a key of another type\r\n+OK\r\n"):
+        reply = gateway.answer(gateway.swap(gateway.key(), b"new"))
+        assert reply.status == 502, f"redis says -WRONGTYPE inside of EXEC: 502 is owed, and came {reply}"
     gateway.works()
     assert redis.accepts == before, "the connection is fine after -ERR, and another one was opened"
 

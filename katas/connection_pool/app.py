@@ -47,6 +47,8 @@ async def swap(pool: "Pool", key: str, value: bytes) -> bytes | None:
         await connection.call("GET", key)
         await connection.call("SET", key, value)
         old, _ = await connection.call("EXEC")
+        if isinstance(old, ReplyError):  # EXEC answers with an array, whatever became of its commands
+            raise old
         return old
 
 

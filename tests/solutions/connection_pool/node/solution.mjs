@@ -276,6 +276,7 @@ async function answer(method, path, body, signal) {
       for (const words of [["MULTI"], ["GET", key], ["SET", key, body]]) await connection.call(words, signal);
       return connection.call(["EXEC"], signal);
     });
+    if (old instanceof ErrorReply) throw old;
     return old === null ? [204] : [200, old];
   }
   return [404, "there is no such endpoint"];

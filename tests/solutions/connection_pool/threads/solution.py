@@ -303,6 +303,8 @@ def answer(client: socket.socket, method: str, path: str, body: bytes) -> tuple[
                 for words in ((b"MULTI",), (b"GET", key), (b"SET", key, body)):
                     connection.call(client, *words)
                 old = connection.call(client, b"EXEC")[0]
+            if isinstance(old, Refused):
+                raise old
             return (204, b"") if old is None else (200, old)
     return 404, b"no such endpoint"
 
