@@ -178,6 +178,7 @@ def test_a_second_request_with_a_running_key_is_refused(provider, first, second,
 def test_other_keys_are_not_in_the_way(provider, first, second, words):
     with provider.holding():
         first.begin(words("a"))
+        provider.until_held()  # so that it is this one that is let go
         second.begin(words("b"))
         provider.until_held(2)
         provider.release_one()
