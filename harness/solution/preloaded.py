@@ -56,22 +56,22 @@ def preload(folder: str) -> None:
 def fork(request: dict[str, Any]) -> int:
     """The id of a process that is about to run the script, and 0 in that process.
 
-    It is no child of this one, so that the harness inherits it (as a subreaper), and learns how it ends.
+    It is no child of this one, so that the harness inherits it (as a subreaper), and learns how it ends. It tells its
+    id itself, once its session stands: whoever knows it may kill the session.
     """
     reading, writing = os.pipe()
     between = os.fork()
     if between == 0:
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            os.close(writing)
-            become(request)
-            return 0
-        os.write(writing, str(pid).encode())
-        os._exit(0)
+        if os.fork():
+            os._exit(0)
+        os.close(reading)
+        become(request)
+        os.write(writing, str(os.getpid()).encode())
+        os.close(writing)
+        return 0
     os.close(writing)
     os.waitpid(between, 0)
-    pid = int(os.read(reading, 32))
+    pid = int(os.read(reading, 32) or 0)  # nothing, if it could not become the program; a plain start says why
     os.close(reading)
     return pid
 

@@ -88,8 +88,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.reported(json.loads(body))  # first: the page sends its next report once this one is answered
         self.answer(204, b"")
-        self.server.reported(json.loads(body))
 
     def do_GET(self) -> None:
         if self.path == "/page":
