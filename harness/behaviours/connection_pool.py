@@ -902,9 +902,9 @@ def test_sigterm_deadline(gateway: Gateway, redis: Redis) -> None:
 def test_many_waiters_linear(gateway: Gateway, redis: Redis) -> None:
     """A request costs as much with 250 waiting as with 10."""
 
-    def cost(waiting: int, served: int) -> float:
+    def cost(number: int, served: int) -> float:
         """CPU seconds for each of the first that are served, while the others wait."""
-        keys = [gateway.stored(b"x") for _ in range(waiting)]
+        keys = [gateway.stored(b"x") for _ in range(number)]
         with redis.holding("GET"):
             requests = [gateway.get(key) for key in keys]
             redis.until_held(2)
