@@ -148,12 +148,16 @@ class Solution:
         self.record.note(self.record.solution, "is killed (SIGKILL)")
         self.stop()
 
-    def restart(self, same_port: bool = False) -> None:
-        """Start again with the same STATE_DIR and peers, after a kill or an exit; on a new port by default."""
+    def restart(self, same_port: bool = False, **settings: object) -> None:
+        """Start again with the same STATE_DIR and peers, after a kill or an exit; on a new port by default.
+
+        `settings` are environment variables that change; only a behaviour whose program is its own may do that.
+        """
         self.stop()
         if not same_port:
             self.port.release()
             self.port = Port()
+        self.settings |= {name: str(value) for name, value in settings.items()}
         self.record.note(self.record.solution, "is started again")
         self.launch()
         self.until_ready()
