@@ -118,6 +118,10 @@ class Record:
             noted.insert(len(self._first), gap)
         return [each.told(self.began) for each in noted]
 
+    @property
+    def _latest(self) -> Noted | None:
+        return self._last[-1] if self._last else self._first[-1] if self._first else None
+
     def add(
         self,
         kind: str,
@@ -164,12 +168,15 @@ class Record:
         self.add("up", party, party, label)
 
     def fact(self, label: str) -> None:
-        """What the kernel shows of the solution, where a behaviour looks at it."""
+        """What the kernel shows of the solution, where a behaviour looks at it; told once while it does not change."""
+        last = self._latest
+        if last and (last.kind, last.label) == ("fact", label):
+            return
         self.add("fact", self.solution, self.solution, label)
 
     def break_here(self) -> None:
         """Mark the moment: the promise was broken by what happened last, however late it was noticed."""
-        last = (self._last or self._first or [None])[-1]
+        last = self._latest
         if last and last.kind == "owed":
             return  # that is the moment
         self.add("broken", self.solution, self.solution, "✗ here the promise is broken")
