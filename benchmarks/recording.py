@@ -70,9 +70,7 @@ def measure(kata: str, runs: int) -> dict[str, object]:
         words = ["-m", "pytest", f"katas/{kata}", "--subject=reference", "-q", "-p", Path(__file__).stem]
         for _ in range(runs):
             start = time.perf_counter()
-            subprocess.run(
-                [sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True
-            )
+            subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
             seconds.append(time.perf_counter() - start)
             figures.append(json.loads(report.read_text(encoding="utf-8")))
     run, spent = statistics.median(seconds), statistics.median(figure["seconds"] for figure in figures)

@@ -19,7 +19,7 @@ import pytest
 from harness.behaviour import Behaviour
 from harness.collecting import KataModule, behaviour_of, module_of
 from harness.results import Result
-from harness.story.fold import fold, shorten_middle
+from harness.story.fold import essential, fold, shorten_middle
 from harness.story.plain import shorten
 from harness.verdicts import Broken, NotShown, Verdict, verdict_of
 
@@ -157,7 +157,8 @@ def _take_story(item: pytest.Item, result: Result) -> None:
     record = solution.record
     if result.verdict is Verdict.BROKEN:
         record.break_here()
-    result.story = [event.to_json() for event in shorten_middle(fold(record.events), *STORY_EVENTS)]
+    told = shorten_middle(fold(essential(record.events)), *STORY_EVENTS)
+    result.story = [event.to_json() for event in told]
     result.solution_name = record.solution
     result.output = solution.output()
 

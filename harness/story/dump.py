@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.story.plain import shorten, visible
+from harness.story.plain import escaped, shorten
 from harness.story.record import Event
 
 ROW = 16  # bytes
@@ -22,8 +22,8 @@ def hex_lines(data: bytes, start: int = 0) -> Iterator[str]:
 def text_lines(data: bytes) -> list[str]:
     """The lines of bytes that are text: CR and other controls are shown, and so is what is no UTF-8."""
     lines = data.decode("utf-8", "backslashreplace").split("\n")
-    shown = [shorten(visible(line), LONGEST_LINE) + "␊" for line in lines[:-1]]
-    return [*shown, shorten(visible(lines[-1]), LONGEST_LINE)] if lines[-1] else shown
+    shown = [shorten(escaped(line), LONGEST_LINE) + "\\n" for line in lines[:-1]]
+    return [*shown, shorten(escaped(lines[-1]), LONGEST_LINE)] if lines[-1] else shown
 
 
 def ends(event: Event, most: int) -> tuple[bytes, bytes]:

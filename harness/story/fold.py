@@ -20,6 +20,19 @@ PAYLOAD = re.compile(r"␍␊|[{\"']")
 Shape = tuple[str, str, str, str]
 
 
+def essential(events: Sequence[Event]) -> list[Event]:
+    """`events` without what nobody is told: of the connections between two parties only the first says who serves."""
+    seen: set[tuple[str, str]] = set()
+    told = []
+    for event in events:
+        way = (event.source, event.target)
+        if event.kind != "open" or way not in seen:
+            told.append(event)
+        if event.kind == "open":
+            seen.add(way)
+    return told
+
+
 def fold(events: Sequence[Event]) -> list[Event]:
     """`events` with the middle of every stretch of like rounds replaced by a gap."""
     shapes = [shape(event) for event in events]

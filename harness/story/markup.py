@@ -1,7 +1,7 @@
 """The templates, and the one way from a value into markup: made visible, then escaped, whatever it is.
 
-What a solution sent or printed may hold markup, scripts and control characters. Nothing of it reaches a template's output
-but through here.
+What a solution sent or printed may hold markup, scripts and control characters. Nothing of it reaches the output of a
+template but through here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.story.plain import visible
+from harness.story.plain import escaped
 from harness.story.svg import Drawing
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -37,7 +37,7 @@ def _harmless(value: Any) -> Any:
     """No control, format or bidirectional character of a text gets through; markup of our own passes."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return visible(value)
+    return escaped(value)
 
 
 def pixels(value: float) -> str:

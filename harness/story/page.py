@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from markupsafe import Markup
 
@@ -17,7 +19,6 @@ from harness.behaviour import STAGES
 from harness.results import Result
 from harness.story import exchange
 from harness.story.dump import ends, hex_lines, text_lines
-from harness.story.fold import fold, shorten_middle
 from harness.story.markup import own, templates
 from harness.story.plain import shorten
 from harness.story.record import HEAD, Event
@@ -145,6 +146,12 @@ class Chapter:
         return self.kata if self.subject == "solution" else f"{self.kata} ({self.subject})"
 
     @property
+    def next(self) -> Entry | None:
+        """The first behaviour to look at."""
+        worth = (Verdict.BROKEN, Verdict.NOT_REACHED, Verdict.LIMIT)
+        return next((entry for entry in self.entries if entry.verdict in worth and not entry.first.mutant), None)
+
+    @property
     def stages(self) -> list[tuple[int, str, list[Entry], int]]:
         """Number, name, behaviours, and how many of them hold."""
         numbers = sorted({entry.first.stage for entry in self.entries})
@@ -153,6 +160,14 @@ class Chapter:
             (number, STAGES.get(number, ""), entries, sum(entry in self.held for entry in entries))
             for number, entries in members
         ]
+
+
+def write(path: Path, results: Sequence[Result]) -> None:
+    """Write the page of a run in one step. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(page(results), encoding="utf-8")
+    draft.replace(path)
 
 
 def page(results: Sequence[Result], title: str = "", about: Sequence[str] = (), script: str = "") -> str:
@@ -165,31 +180,35 @@ def page(results: Sequence[Result], title: str = "", about: Sequence[str] = (), 
     chapters = _chapters(results)
     _tell(chapters)
     style, ours, theirs = Markup(own("page.css") + own("diagram.css")), own("page.js"), Markup(script)
-    return templates().get_template("page.html").render(
-        title=title or _title(chapters),
-        about=[*about, *_seed(results)],
-        chapters=chapters,
-        style=style,
-        scripts=[each for each in (ours, theirs) if each],
-        policy=_policy(style, [each for each in (ours, theirs) if each], live=bool(script)),
-        Verdict=Verdict,
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            title=title or _title(chapters),
+            about=[*about, *_seed(results)],
+            chapters=chapters,
+            style=style,
+            scripts=[each for each in (ours, theirs) if each],
+            policy=_policy(style, [each for each in (ours, theirs) if each], live=bool(script)),
+            Verdict=Verdict,
+        )
     )
 
 
 def _chapters(results: Sequence[Result]) -> list[Chapter]:
     """Results by kata and subject, then by behaviour; the last result of a case counts."""
-    groups: dict[tuple[str, str], dict[tuple[str, str], dict[str, Result]]] = {}
+    katas: dict[tuple[str, str], dict[tuple[str, str], dict[str, Result]]] = {}
     for result in results:
-        kata = groups.setdefault((result.kata, "mutants" if result.mutant else result.subject), {})
+        kata = katas.setdefault((result.kata, "mutants" if result.mutant else result.subject), {})
         kata.setdefault((result.mutant, result.behaviour), {})[result.case] = result
-    chapters = []
-    for number, ((kata, subject), behaviours) in enumerate(groups.items()):
-        entries = []
-        for position, cases in enumerate(behaviours.values()):
-            id = f"b{number}-{position}"
-            entries.append(Entry(id, [Case(result, f"{id}-{at}") for at, result in enumerate(cases.values())]))
-        chapters.append(Chapter(kata, subject, entries))
-    return chapters
+    return [
+        Chapter(name, subject, [_entry(f"b{number}-{at}", cases) for at, cases in enumerate(behaviours.values())])
+        for number, ((name, subject), behaviours) in enumerate(katas.items())
+    ]
+
+
+def _entry(id: str, cases: dict[str, Result]) -> Entry:
+    return Entry(id, [Case(result, f"{id}-{number}") for number, result in enumerate(cases.values())])
 
 
 def _title(chapters: list[Chapter]) -> str:
@@ -229,10 +248,8 @@ def _tell_one(case: Case, share: int) -> bool:
     result = case.result
     events = [Event.from_json(fields) for fields in result.story]
     case.commands = exchange.commands(events, result.solution_name)
-    folded = fold(events)
     for detail in DETAILS:
-        shown = shorten_middle(folded, detail.events // 4, detail.events - detail.events // 4)
-        case.drawing = lay_out(shown, result.solution_name)
+        case.drawing = lay_out(events, result.solution_name, detail.events)
         if case.drawing is None:
             return True
         case.spoken = [_spoken(step, detail.octets) for step in case.drawing.steps]
@@ -267,7 +284,8 @@ def _policy(style: str, scripts: Sequence[str], live: bool) -> str:
     """A Content-Security-Policy: our style and scripts to the letter, and nothing else at all."""
     sources = " ".join(_hash(script) for script in scripts)
     connect = "connect-src 'self'; " if live else ""
-    return f"default-src 'none'; {connect}style-src {_hash(style)}; script-src {sources}; base-uri 'none'; form-action 'none'"
+    rest = "base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; {connect}style-src {_hash(style)}; script-src {sources}; {rest}"
 
 
 def _hash(text: str) -> str:

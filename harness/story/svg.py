@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.story.diagram import parties_of, told_time
-from harness.story.plain import shorten, visible
+from harness.story.fold import fold, shorten_middle
+from harness.story.plain import escaped, shorten
 from harness.story.record import Event
 
 GUTTER = 76  # left of the lifelines stand the times
@@ -25,6 +26,8 @@ LONGEST_NAME = 22
 PAUSE_FROM = 0.001  # seconds; what follows sooner follows at once
 MOST_PAUSE = 30  # pixels
 BAR = 12
+MOST_STEPS = 60
+TALL = 700  # pixels
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,14 @@ class Drawing:
     height: float = 0.0
     steps: list[Step] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    tall: bool = False  # so that the names stand at the bottom as well
     left_out: int = 0  # events with parties that have no room
 
     @property
     def names(self) -> list[tuple[str, float, float]]:
         """Name, place, and width of its box."""
         return [
-            (shorten(visible(party), LONGEST_NAME), x, CHARACTER * min(len(visible(party)), LONGEST_NAME) + 24)
+            (shorten(escaped(party), LONGEST_NAME), x, CHARACTER * min(len(escaped(party)), LONGEST_NAME) + 24)
             for party, x in self.parties.items()
         ]
 
@@ -127,15 +131,15 @@ class Drawing:
     @property
     def description(self) -> str:
         """What the picture shows, for those who can't see it."""
-        who = ", ".join(visible(party) for party in self.parties)
+        who = ", ".join(escaped(party) for party in self.parties)
         told = sum(step.event.size if step.event.kind == "gap" else 1 for step in self.steps)
         moments = [step for step in self.steps if step.tone == "broken"]
         end = f" The promise is broken {moments[-1].time} after the beginning." if moments else ""
         return f"A sequence diagram of {told:,} events between {who}.{end}"
 
 
-def lay_out(events: Sequence[Event], solution: str) -> Drawing | None:
-    """Place `events`, which are folded already; None when there are not two parties to draw."""
+def lay_out(events: Sequence[Event], solution: str, most: int = MOST_STEPS) -> Drawing | None:
+    """Fold and place at most about `most` events; None when there are not two parties to draw."""
     parties = parties_of(list(events), solution)
     if len(parties) < 2:
         return None
@@ -143,9 +147,8 @@ def lay_out(events: Sequence[Event], solution: str) -> Drawing | None:
     places = {party: GUTTER + 40 + lane * number for number, party in enumerate(parties)}
     drawing = Drawing(places, solution, GUTTER + 40 + lane * (len(parties) - 1) + MARGIN)
     y, before = float(HEADER), 0.0
-    for number, event in enumerate(events):
-        if event.kind == "open":
-            continue
+    told = fold([event for event in events if event.kind != "open"])
+    for number, event in enumerate(shorten_middle(told, most // 4, most - most // 4)):
         if event.kind != "gap" and not {event.source, event.target} <= places.keys():
             drawing.left_out += 1
             continue
@@ -157,6 +160,9 @@ def lay_out(events: Sequence[Event], solution: str) -> Drawing | None:
     for span in drawing.spans:
         if span.open:
             span.bottom = drawing.height
+    drawing.tall = drawing.height > TALL
+    if drawing.tall:
+        drawing.height += HEADER
     return drawing
 
 
@@ -167,7 +173,7 @@ def _pause(seconds: float) -> float:
 
 def _step(number: int, event: Event, top: float, drawing: Drawing) -> tuple[Step, float]:
     """An event whose row begins at `top`, and where the next row begins."""
-    label = visible(event.label)
+    label = escaped(event.label)
     if event.kind == "gap":
         middle = (drawing.left + drawing.right) / 2
         return Step(number, event, top, 32, top + 17, middle, middle, [label], middle, "middle"), top + 32
