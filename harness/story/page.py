@@ -18,14 +18,17 @@ from markupsafe import Markup
 from harness.behaviour import STAGES
 from harness.results import Result
 from harness.story import exchange
+from harness.story.diagram import parties_of
 from harness.story.dump import ends, hex_lines, text_lines
+from harness.story.fold import shorten_middle
 from harness.story.markup import own, templates
 from harness.story.plain import shorten
 from harness.story.record import HEAD, Event
-from harness.story.svg import Drawing, Step, lay_out
+from harness.story.svg import Drawing, Step, lay_out, rows_of
 from harness.verdicts import MARK, Verdict
 
-STORIES_A_BEHAVIOUR, FEWEST = 18_000, 400_000  # characters for the stories of a page: so many a behaviour, at least
+STORIES_A_BEHAVIOUR, FEWEST = 13_000, 300_000  # characters for the stories of a page: so many a behaviour, at least
+A_STEP, A_BYTE = 850, 6  # characters of markup
 OPEN_STORIES = 3
 OUTPUT_LINES, OUTPUT_WIDTH = 30, 160
 
@@ -248,16 +251,25 @@ def _tell_one(case: Case, share: int) -> bool:
     result = case.result
     events = [Event.from_json(fields) for fields in result.story]
     case.commands = exchange.commands(events, result.solution_name)
+    parties, rows = parties_of(events, result.solution_name), rows_of(events, DETAILS[0].events)
+    if len(parties) < 2:
+        return True
     for detail in DETAILS:
-        case.drawing = lay_out(events, result.solution_name, detail.events)
-        if case.drawing is None:
-            return True
+        rows = shorten_middle(rows, detail.events // 4, detail.events - detail.events // 4)
+        if _estimate(rows, detail) > share:
+            continue
+        case.drawing = lay_out(rows, parties, result.solution_name)
         case.spoken = [_spoken(step, detail.octets) for step in case.drawing.steps]
-        case.told = templates().get_template("story.html").render(case=case)
-        if len(case.told) <= share:
+        told = templates().get_template("story.html").render(case=case)
+        if len(told) <= share:
+            case.told = told
             return True
-    case.drawing, case.spoken, case.told = None, [], ""
     return False
+
+
+def _estimate(rows: Sequence[Event], detail: Detail) -> int:
+    """About how many characters of markup that will be: rendering just to see would cost more than all the rest."""
+    return sum(A_STEP + A_BYTE * min(event.size, detail.octets) for event in rows if event.kind != "gap")
 
 
 def _spoken(step: Step, octets: int) -> Spoken:

@@ -138,17 +138,25 @@ class Drawing:
         return f"A sequence diagram of {told:,} events between {who}.{end}"
 
 
-def lay_out(events: Sequence[Event], solution: str, most: int = MOST_STEPS) -> Drawing | None:
-    """Fold and place at most about `most` events; None when there are not two parties to draw."""
+def draw(events: Sequence[Event], solution: str) -> Drawing | None:
+    """The diagram of a story; None when there are not two parties to draw."""
     parties = parties_of(list(events), solution)
-    if len(parties) < 2:
-        return None
+    return lay_out(rows_of(events, MOST_STEPS), parties, solution) if len(parties) > 1 else None
+
+
+def rows_of(events: Sequence[Event], most: int) -> list[Event]:
+    """What gets a row: `events` folded, and about `most` of them at most, rather those of the end."""
+    told = fold([event for event in events if event.kind != "open"])
+    return shorten_middle(told, most // 4, most - most // 4)
+
+
+def lay_out(rows: Sequence[Event], parties: Sequence[str], solution: str) -> Drawing:
+    """Place each of `rows` below the one before it."""
     lane = max(LANE, WIDEST_LANE / (len(parties) - 1))
     places = {party: GUTTER + 40 + lane * number for number, party in enumerate(parties)}
     drawing = Drawing(places, solution, GUTTER + 40 + lane * (len(parties) - 1) + MARGIN)
     y, before = float(HEADER), 0.0
-    told = fold([event for event in events if event.kind != "open"])
-    for number, event in enumerate(shorten_middle(told, most // 4, most - most // 4)):
+    for number, event in enumerate(rows):
         if event.kind != "gap" and not {event.source, event.target} <= places.keys():
             drawing.left_out += 1
             continue
