@@ -1,8 +1,8 @@
 """One broken behaviour of each kata, told in full: what a learner reads, word by word.
 
-The stories are kept in `golden`, as text and as SVG. After an intended change `make stories` draws them anew; look at the
-difference before you commit it. What differs from machine to machine and from run to run (times, ports, random names
-that a solution makes) is replaced by something that does not.
+The stories are kept in `golden`, as text and as SVG. After an intended change `make stories` draws them anew; look at
+the difference before you commit it. What differs from machine to machine and from run to run (times, ports, random
+names that a solution makes) is replaced by something that does not.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def test_a_story_is_told_as_it_was(kata: str, tmp_path: Path):
         path = GOLDEN / f"{kata}.{ending}"
         if os.environ.get(RENEW) == "1":
             path.write_text(text, encoding="utf-8")
-        assert text == path.read_text(encoding="utf-8"), f"{path.name} is told otherwise now; meant? then `make stories`"
+        assert text == path.read_text(encoding="utf-8"), (
+            f"{path.name} is told otherwise now; if meant: make stories"
+        )
 
 
 def test_every_golden_file_is_tested():
