@@ -30,6 +30,7 @@ from harness.verdicts import MARK, Verdict
 STORIES_A_BEHAVIOUR, FEWEST = 13_000, 300_000  # characters for the stories of a page: so many a behaviour, at least
 A_STEP, A_BYTE = 850, 6  # characters of markup
 OPEN_STORIES = 3
+UNREMARKABLE = (Verdict.HOLDS, Verdict.BLOCKED, Verdict.SKIPPED)
 OUTPUT_LINES, OUTPUT_WIDTH = 30, 160
 
 
@@ -149,10 +150,15 @@ class Chapter:
         return self.kata if self.subject == "solution" else f"{self.kata} ({self.subject})"
 
     @property
+    def remarkable(self) -> list[Entry]:
+        """What was tried, and did not hold."""
+        return [entry for entry in self.entries if entry.verdict not in UNREMARKABLE]
+
+    @property
     def next(self) -> Entry | None:
-        """The first behaviour to look at."""
-        worth = (Verdict.BROKEN, Verdict.NOT_REACHED, Verdict.LIMIT)
-        return next((entry for entry in self.entries if entry.verdict in worth and not entry.first.mutant), None)
+        """The behaviour that a learner looks at first."""
+        theirs = (entry for entry in self.remarkable if entry.verdict is not Verdict.FAULT)
+        return next(theirs, None) if self.subject != "mutants" else None
 
     @property
     def stages(self) -> list[tuple[int, str, list[Entry], int]]:
@@ -194,6 +200,7 @@ def page(results: Sequence[Result], title: str = "", about: Sequence[str] = (), 
             scripts=[each for each in (ours, theirs) if each],
             policy=_policy(style, [each for each in (ours, theirs) if each], live=bool(script)),
             Verdict=Verdict,
+            unremarkable=UNREMARKABLE,
         )
     )
 
