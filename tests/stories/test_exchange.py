@@ -94,6 +94,10 @@ def test_binary_and_endless_talk_is_left_out(data: bytes):
     assert told(said(b"PING\r\n", data)) == []
 
 
+def test_a_client_that_said_more_than_was_written_down_is_left_out():
+    assert told(said(b"PING\r\n", b"")) == []
+
+
 def test_a_story_with_a_gap_is_no_exchange():
     record = a_charge()
     assert told(record) != []
