@@ -310,7 +310,7 @@ class ServerConnection:
         self.server, self.connection = server, connection
         self._http = h11.Connection(h11.SERVER)
         self._head: h11.Request | None = None
-        self._body = bytearray()
+        self._body, self._raw = bytearray(), bytearray()
         connection.on_bytes = self._parse
 
     @property
@@ -334,6 +334,7 @@ class ServerConnection:
         if connection.ended:
             connection.close()
             return
+        self._raw += data
         try:
             self._http.receive_data(data)
             self._take_events()
@@ -360,7 +361,10 @@ class ServerConnection:
     def _complete(self) -> None:
         assert self._head is not None
         incoming = Incoming(self.server, self, self._head, bytes(self._body))
-        self.server.arrived(incoming)
+        end = len(self._raw) - len(self._http.trailing_data[0])
+        data = bytes(self._raw[:end])
+        del self._raw[:end]
+        self.server.arrived(incoming, data)
 
 
 class Server:
@@ -383,9 +387,9 @@ class Server:
             if isinstance(connection, Connection) and connection.name == self.name:
                 connection.hang_up()
 
-    def arrived(self, incoming: Incoming) -> None:
+    def arrived(self, incoming: Incoming, data: bytes) -> None:
         label = described(incoming.method, incoming.target, incoming.headers, incoming.body)
-        self.network.record.add("message", self.peer, self.name, label, incoming.body, self.name)
+        self.network.record.add("message", self.peer, self.name, label, data, self.name)
         self.on_request(incoming)
 
     def _accept(self, connection: Connection) -> None:
