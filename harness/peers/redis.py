@@ -263,7 +263,7 @@ class Redis:
         command = Command(session, name, words, session.next_group())
         record = self.solution.record
         label = f"({session.number}) {' '.join([name, *map(_readable, words[1:])])}"
-        record.add("message", record.solution, NAME, label, b" ".join(words), NAME)
+        record.add("message", record.solution, NAME, label, encode(words), NAME)
         self._look_for_overlap(session, command)
         self.commands.append(command)
         session.pending.append(command)
