@@ -25,6 +25,7 @@ from harness.collecting import (
     behaviour_of,
     module_of,
 )
+from harness.evidence import plugin as evidence
 from harness.judging import Untouched, blocked_by, judge, late_result, result_of
 from harness.results import Result
 from harness.running import Programs
@@ -33,6 +34,8 @@ from harness.story.diagram import Row
 from harness.story.plain import visible
 from harness.story.text import StoryText, tell
 from harness.verdicts import Unusable, Verdict
+
+pytest_plugins = ("harness.evidence.plugin",)
 
 T = TypeVar("T")
 Wrapper = Generator[None, T, T]  # a hook around hooks
@@ -61,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    programs = Programs()
+    programs = Programs(taped=evidence.wanted(config))
     config.stash[PROGRAMS] = programs
     config.stash[RESULTS] = []
     config.stash[COPIES] = Copies(programs.new_folder)
