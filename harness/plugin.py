@@ -46,8 +46,6 @@ NEXT = pytest.StashKey[pytest.Item | None]()
 AHEAD = 25  # items that are looked over for programs to start
 FULL_STORIES = 3  # broken behaviours whose diagram is drawn; the others get their sentences, and a way to see theirs
 
-pytest.register_assert_rewrite("harness.behaviours")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("backend katas")
@@ -64,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    pytest.register_assert_rewrite("harness.behaviours")  # for this run: a warm process imports this file only once
     programs = Programs(taped=evidence.wanted(config))
     config.stash[PROGRAMS] = programs
     config.stash[RESULTS] = []

@@ -78,4 +78,3 @@ def _block(kind: int, body: bytes) -> bytes:
 
 def _padded(value: bytes) -> bytes:
     return value + bytes(-len(value) % 4)
-

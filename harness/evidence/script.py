@@ -35,14 +35,19 @@ def script(tape: Tape, result: Result, environment: Mapping[str, str], name: str
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     about = _about(tape, result, environment, servers, flows, name)
-    for place, value in {
-        '"""ABOUT"""': about,
-        "CONNECTIONS: dict = {}": f"CONNECTIONS = {_lines(connections.items(), '{}')}",
-        "SERVERS: dict = {}": f"SERVERS = {servers!r}",
-        "STEPS: list = []": f"STEPS = {_steps(tape, numbers)}",
-    }.items():
-        text = text.replace(place, value, 1)
-    return text
+    text = text.replace('"""ABOUT"""', about, 1)
+    constants = {
+        "CONNECTIONS": "{\n" + "".join(f"    {key}: {value!r},\n" for key, value in connections.items()) + "}",
+        "SERVERS": repr(servers),
+        "STEPS": _steps(tape, numbers),
+    }
+    return "\n".join(_filled_in(line, constants) for line in text.split("\n"))
+
+
+def _filled_in(line: str, constants: Mapping[str, str]) -> str:
+    """A line of the template; one that declares a constant is given its value."""
+    declared = line.partition(":")[0]
+    return f"{line.rpartition(' = ')[0]} = {constants[declared]}" if declared in constants else line
 
 
 def _played(flow: Flow) -> bool:
@@ -50,15 +55,10 @@ def _played(flow: Flow) -> bool:
     return not flow.opened_by_harness and flow.transport == "tcp"
 
 
-def _lines(items: object, brackets: str) -> str:
-    left, right = brackets
-    inner = "".join(f"    {key!r}: {value!r},\n" for key, value in items)  # type: ignore[attr-defined]
-    return f"{left}\n{inner}{right}"
-
-
 def _steps(tape: Tape, numbers: Mapping[Flow, int]) -> str:
+    told: list[tuple[float, tuple[int, str, bytes]]]
     told = [(movement.at, (numbers[movement.flow], movement.kind, movement.data)) for movement in tape.movements]
-    told += [(at, (0, "note", text)) for at, text in _beside(tape)]
+    told += [(at, (0, "note", text.encode())) for at, text in _beside(tape)]
     told += [(0.0, (number, "open", b"")) for flow, number in numbers.items() if flow.earlier]
     steps = sorted(told, key=lambda step: step[0])
     return "[\n" + "".join(f"    {step!r},\n" for _, step in steps) + "]"
@@ -68,8 +68,9 @@ def _beside(tape: Tape) -> Iterator[tuple[float, str]]:
     """What the harness did to the solution's process, when and in words."""
     record = tape.record
     for event in record.events:
-        if event.kind == "note" and event.source == record.solution and event.label.startswith(EVENTS):
-            yield event.at, f"{record.solution} {event.label}"
+        label = str(event.label)
+        if event.source == event.target == record.solution and label.startswith(EVENTS):
+            yield event.at, f"{record.solution} {label}"
 
 
 def _about(
@@ -90,6 +91,7 @@ def _about(
         "",
         f"Start your program, then: python {name} HOST:PORT",
         f"It was started with: {told}",
+        "HOST, PORT and STATE_DIR are yours to choose.",
     ]
     if servers:
         ports = ", ".join(f"{server} on port {port}" for server, port in servers.items())

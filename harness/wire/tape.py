@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from harness.story.record import Record
 
 Address = tuple[str, int]
+Transport = Literal["tcp", "udp"]
 Kind = Literal["open", "sent", "received", "fin", "eof", "reset", "was_reset", "refused"]
 
 MOST_BYTES = 64 << 20  # of one behaviour; what moved later is not on the tape
@@ -26,7 +27,7 @@ class End(Protocol):
     local: Address
     remote: Address
     opened_by_harness: bool
-    transport: Literal["tcp", "udp"]
+    transport: Transport
     speaks: str  # the protocol of a server that the harness plays; "" where the solution is the server
 
 
@@ -42,7 +43,7 @@ class Flow:
     harness: Address
     solution: Address
     opened_by_harness: bool
-    transport: Literal["tcp", "udp"]
+    transport: Transport
     speaks: str
     earlier: bool
 

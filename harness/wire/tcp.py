@@ -11,10 +11,9 @@ import selectors
 import socket
 import struct
 from collections.abc import Callable
-from typing import Literal
 
 from harness.wire.network import Network
-from harness.wire.tape import Kind
+from harness.wire.tape import Kind, Transport
 
 Address = tuple[str, int]
 
@@ -32,7 +31,7 @@ class Connection:
     arrived and were not taken yet; `eof` and `was_reset` say how the other side ended, if it did.
     """
 
-    transport: Literal["tcp"] = "tcp"
+    transport: Transport = "tcp"
     speaks = ""  # the protocol of the harness's server that accepted it
 
     def __init__(self, network: Network, sock: socket.socket, name: str, peer: str) -> None:
