@@ -23,13 +23,22 @@ def prepare(folder: Path, option: str) -> None:
         raise Unusable(f"{option}={folder} can't be written ({why}); name a folder that can") from None
 
 
+def taken(path: Path, is_ours: Callable[[bytes], bool]) -> str:
+    """Why a file can't be written there: somebody else's is in its place; "" if it can."""
+    try:
+        with path.open("rb") as file:
+            return "" if is_ours(file.read(HEAD)) else "a file that is none of the kit's is in its place"
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def put(path: Path, content: bytes, is_ours: Callable[[bytes], bool]) -> str:
     """Write a file, in one step, unless somebody else's is in its place; "" or why it was not written."""
+    if why := taken(path, is_ours):
+        return f"{path} was not written: {why}"
     try:
-        if path.exists():
-            with path.open("rb") as file:
-                if not is_ours(file.read(HEAD)):
-                    return f"{path} was not written: a file that is none of the kit's is in its place"
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         draft.write_bytes(content)
         draft.replace(path)

@@ -11,7 +11,7 @@ import pytest
 
 from harness import waiting
 from harness.collecting import module_of
-from harness.evidence import folder, pcapng, script
+from harness.evidence import compare, folder, pcapng, script
 from harness.evidence.capture import capture
 from harness.results import Result
 from harness.solution.program import Solution
@@ -19,6 +19,7 @@ from harness.verdicts import Unusable, Verdict
 from harness.wire.tape import Tape
 
 TOLD = (Verdict.BROKEN, Verdict.NOT_REACHED, Verdict.LIMIT)
+MOST_COMPARED = 3  # behaviours that are told beside the reference
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--repro", type=Path, metavar="DIR", help="write each broken behaviour as a script that replays it alone"
     )
+    group.addoption(
+        "--compare", action="store_true", help="tell the first broken behaviours beside what the reference does"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("compare"):
+        config.pluginmanager.register(Comparing())
 
 
 def wanted(config: pytest.Config) -> bool:
@@ -37,6 +46,8 @@ def wanted(config: pytest.Config) -> bool:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("compare") and getattr(session.config, "graded", False):
+        raise pytest.UsageError("--compare is for practice, and this run is graded; leave it out")
     for option in ("pcap", "repro"):
         if path := session.config.getoption(option):
             try:
@@ -51,13 +62,39 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     solution: Solution | None = getattr(item, "solution", None)
-    if solution is None or not hasattr(report, "behaviour") or not (tape := solution.network.tape):
+    if solution is None or not hasattr(report, "behaviour"):
         return report
-    result = Result.from_json(report.behaviour)
-    if result.verdict in TOLD and tape.movements:
+    result, tape = Result.from_json(report.behaviour), solution.network.tape
+    if result.verdict not in TOLD:
+        return report
+    if tape and tape.movements:
         kept = [*_captured(item, tape, result), *_scripted(item, solution, tape, result)]
         report.sections.append(("kept", "\n".join(kept)))
     return report
+
+
+class Comparing:
+    """Tells what was broken beside the reference, at the end of the run."""
+
+    def __init__(self) -> None:
+        self._broken: dict[str, list[Result]] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Where all reports arrive, also those of workers."""
+        result = Result.from_json(report.behaviour) if hasattr(report, "behaviour") else None
+        if result and result.verdict in TOLD and result.subject == "solution" and not result.untouched:
+            self._broken.setdefault(result.kata, []).append(result)
+
+    def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
+        for kata, broken in self._broken.items():
+            if not compare.there_is_a_reference(kata):
+                terminalreporter.write_line(f"{kata} can't be compared: its reference comes with a clone of the kit")
+                continue
+            met = compare.meet_again(broken[:MOST_COMPARED], config.getoption("seed"))
+            for result, (yours, theirs) in zip(broken, met, strict=False):
+                terminalreporter.write_sep("-", f"{result.behaviour}: yours │ the reference")
+                for line, parting in compare.side_by_side(yours, theirs):
+                    terminalreporter.write_line(line, red=parting, bold=parting)
 
 
 def _captured(item: pytest.Item, tape: Tape, result: Result) -> list[str]:
