@@ -25,12 +25,16 @@ BEFORE, AFTER = 4, 8  # rows shown around the place where they part
 CHOSEN = re.compile(r"\b(?=\w*\d)\w{5,}\b")
 
 
-def meet_again(results: list[Result], seed: int) -> list[tuple[list[Row], list[Row]]]:
-    """What each behaviour of one kata sees of the solution and of the reference, each met alone by a new process."""
+def meet_again(results: list[Result], seed: int, plugins: list[str]) -> list[tuple[list[Row], list[Row]]]:
+    """What each behaviour of one kata sees of the solution and of the reference, each met alone by a new process.
+
+    `plugins` are those that the user has pytest load, which may be where the kata comes from. No rows: it was not met.
+    """
+    with_plugins = tuple(word for name in plugins for word in ("-p", name))
     with tempfile.TemporaryDirectory(prefix="kata-compare-") as folder:
         files = [[Path(folder, f"{number}-{side}") for side in ("yours", "theirs")] for number in range(len(results))]
         runs = [
-            _start(result, seed, file, subject)
+            _start(result, seed, file, (*with_plugins, *subject))
             for result, pair in zip(results, files, strict=True)
             for file, subject in zip(pair, ((), ("--subject=reference",)), strict=True)
         ]
@@ -43,9 +47,9 @@ def meet_again(results: list[Result], seed: int) -> list[tuple[list[Row], list[R
         return [(_read(yours), _read(theirs)) for yours, theirs in files]
 
 
-def _start(result: Result, seed: int, file: Path, subject: tuple[str, ...]) -> subprocess.Popen[bytes]:
+def _start(result: Result, seed: int, file: Path, more: tuple[str, ...]) -> subprocess.Popen[bytes]:
     place = f"{Path(result.folder, 'kata.toml')}::test_{result.behaviour}" + (f"[{result.case}]" if result.case else "")
-    options = (f"--seed={seed}", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--story=none", *subject)
+    options = (f"--seed={seed}", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--story=none", *more)
     ours = ("-p", "harness.evidence.exchange", f"--exchanges={file}")
     quiet = subprocess.DEVNULL
     return subprocess.Popen([sys.executable, "-m", "pytest", place, *options, *ours], stdout=quiet, stderr=quiet)

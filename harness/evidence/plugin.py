@@ -90,9 +90,14 @@ class Comparing:
             if not compare.there_is_a_reference(kata):
                 terminalreporter.write_line(f"{kata} can't be compared: its reference comes with a clone of the kit")
                 continue
-            met = compare.meet_again(broken[:MOST_COMPARED], config.getoption("seed"))
+            met = compare.meet_again(broken[:MOST_COMPARED], config.getoption("seed"), config.getoption("plugins"))
             for result, (yours, theirs) in zip(broken, met, strict=False):
                 terminalreporter.write_sep("-", f"{result.behaviour}: yours │ the reference")
+                if not (yours and theirs):
+                    terminalreporter.write_line(
+                        f"{'the reference' if yours else 'the solution'} could not be met again"
+                    )
+                    continue
                 for line, parting in compare.side_by_side(yours, theirs):
                     terminalreporter.write_line(line, red=parting, bold=parting)
 

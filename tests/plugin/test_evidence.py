@@ -15,6 +15,7 @@ from peers.foreign import require
 
 from harness import kata as katas
 from harness import subjects
+from harness.evidence import compare
 from harness.evidence.capture import capture
 from harness.results import Result
 from harness.story.record import Record
@@ -272,3 +273,59 @@ def test_a_script_says_what_it_leaves_out(bench: Bench):
     text = (bench.folder / "scripts" / "bell-back_after_sigkill.py").read_text()
     assert "Left out: what was done to the process (solution is killed (SIGKILL)" in text
     assert "'note', b'solution is started again'" in text
+
+
+# -- beside the reference
+
+
+def test_a_broken_behaviour_is_told_beside_the_reference(bench: Bench):
+    bench.kata(WRONG)
+
+    run = bench.pytest("katas/bell", "-k", "answers", "--compare", "--seed=7")
+
+    _, _, told = run.text.partition("answers: yours │ the reference")
+    (parting,) = [line for line in told.splitlines() if line.startswith("≠▶")]
+    yours, theirs = parting.split("│")
+    same = told.splitlines()[1]
+    assert "solution → visitor: ding word" in yours
+    assert "solution → visitor: dong word" in theirs
+    assert same.startswith("   visitor → solution: ring word"), "what the harness says is the same for both"
+
+
+def test_without_the_reference_nothing_is_compared(bench: Bench):
+    bench.kata(WRONG)
+    (bench.home / "reference" / "bell" / "solution.py").unlink()
+    (bench.home / "reference" / "bell").rmdir()
+
+    run = bench.pytest("katas/bell", "-k", "answers", "--compare")
+
+    assert run.status == 1
+    assert "bell can't be compared: its reference comes with a clone of the kit" in run.text
+
+
+def test_a_graded_run_compares_nothing(bench: Bench):
+    bench.kata(WRONG)
+    (bench.folder / "conftest.py").write_text("def pytest_configure(config):\n    config.graded = True\n")
+
+    run = bench.pytest("katas/bell", "--compare")
+
+    assert run.status == 4
+    assert "--compare is for practice, and this run is graded" in run.text
+    assert not run.results
+
+
+@pytest.mark.parametrize(
+    ("yours", "theirs", "parting"),
+    [
+        ([["a", "b", "x"], ["b", "a", "1"]], [["a", "b", "x"], ["b", "a", "2"]], "≠▶ b → a: 1"),
+        ([["a", "b", "x"]], [["a", "b", "x"], ["b", "a", "y"]], "≠▶"),
+        ([["b", "a", "id 12345ab"], ["b", "a", "z"]], [["b", "a", "id 99999cd"]], "≠▶ b → a: z"),
+        ([["a", "b", "x"]], [["a", "b", "x"]], None),
+    ],
+)
+def test_where_two_stories_part(yours, theirs, parting):
+    """What a program may choose, such as an id, is no parting."""
+    lines = list(compare.side_by_side(yours, theirs))
+
+    marked = [line for line, marked in lines if marked]
+    assert [line.split("│")[0].rstrip() for line in marked] == ([parting] if parting else [])
