@@ -1,15 +1,23 @@
-"""The page of stories, served on the loopback device and loaded again after each run, by server-sent events."""
+"""The page of stories, served on the loopback device and loaded again after each run, by server-sent events.
+
+What a page shows was sent by programs that nobody trusts, so its policy (CSP) lets nothing run but its own script. The
+script that loads it again is added to it when it is served, and let in by its digest.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-NOTHING_YET = b"<!doctype html><meta charset=utf-8><title>kata watch</title><p>No run has told its stories yet."
-SCRIPT = b"""<script>
-new EventSource("/events").addEventListener("reload", () => location.reload());
-</script>"""
+NOTHING_YET = "<!doctype html><meta charset=utf-8><title>kata watch</title><p>No run has told its stories yet."
+SCRIPT = 'new EventSource("/events/%d").addEventListener("reload", () => location.reload());'
+POLICY = re.compile(r'(<meta http-equiv="Content-Security-Policy" content=")([^"]*)"')
+EVENTS = re.compile(r"/events/(\d{1,9})")  # after the version that was loaded
 
 
 class Page:
@@ -51,9 +59,19 @@ class Page:
 
     def content(self) -> bytes:
         """The page with the script that loads it again."""
-        page = self.file.read_bytes() if self.file.exists() else NOTHING_YET
-        before, end, after = page.rpartition(b"</body>")
-        return before + SCRIPT + end + after if end else page + SCRIPT
+        version = self.version  # first: if a newer one is served under it, it is loaded once too often, not too seldom
+        page = self.file.read_text(encoding="utf-8") if self.file.exists() else NOTHING_YET
+        script = SCRIPT % version
+        before, end, after = page.rpartition("</body>")
+        page = f"{before}<script>{script}</script>{end}{after}" if end else f"{page}<script>{script}</script>"
+        return POLICY.sub(lambda found: f'{found[1]}{_admitting(script, found[2])}"', page, count=1).encode()
+
+
+def _admitting(script: str, policy: str) -> str:
+    """A policy, as an attribute holds it, that also admits this script and what it connects to."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    told = html.unescape(policy).replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
+    return html.escape(f"{told}; connect-src 'self'")
 
 
 class _Server(ThreadingHTTPServer):
@@ -71,8 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(403)
         elif self.path == "/":
             self._answer(self.server.page.content())
-        elif self.path == "/events":
-            self._events()
+        elif found := EVENTS.fullmatch(self.path):
+            self._events(int(found[1]))
         else:
             self.send_error(404)
 
@@ -84,9 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _events(self) -> None:
+    def _events(self, seen: int) -> None:
         page = self.server.page
-        seen = page.version
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Cache-Control", "no-store")

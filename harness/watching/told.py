@@ -37,7 +37,7 @@ class Told:
         """One more verdict, on the line of marks."""
         again = any(result.behaviour == other.behaviour for other in self.results)
         self.results.append(result)
-        if result.untouched or (again and result.verdict is Verdict.HOLDS):
+        if self.results[0].untouched or (again and result.verdict is Verdict.HOLDS):
             return
         if self._column >= WIDTH - 4:
             self._newline()

@@ -11,13 +11,16 @@ import shutil
 import signal
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from clients.browser import chromium
 
 from harness.watching import saves
+from harness.watching.page import Page
 
 PATIENCE = 60.0  # seconds, for a machine under any load; a test that gets here has failed
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -382,7 +385,7 @@ def test_the_page_is_loaded_again_after_each_run(watching):
     page.request("GET", "/")
     shown = page.getresponse().read().decode()
     events = http.client.HTTPConnection(watching.url())
-    events.request("GET", "/events")
+    events.request("GET", "/events/1")
     stream = events.getresponse()
     assert stream.getheader("Content-Type") == "text/event-stream"
     assert stream.fp.readline() == b"retry: 500\n"
@@ -391,7 +394,47 @@ def test_the_page_is_loaded_again_after_each_run(watching):
     solution(watching).write_text(wrong(watching))
 
     assert stream.fp.readline().startswith(b"event: reload")
-    assert 'new EventSource("/events")' in shown
+    assert 'new EventSource("/events/1")' in shown
+
+
+STRICT = """<!doctype html><html><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"
+ content="default-src &#39;none&#39;; script-src &#39;sha256-AAAA&#39;"></head><body>version %d</body></html>"""
+
+
+@pytest.mark.oracle
+@pytest.mark.timeout(300)
+def test_a_browser_loads_a_page_with_a_strict_policy_again(tmp_path, monkeypatch):
+    file = tmp_path / "stories.html"
+    file.write_text(STRICT.replace("\n ", " ") % 0)
+    page, served = Page(file), threading.Semaphore(0)
+    content = Page.content
+
+    def counted(self):
+        served.release()
+        return content(self)
+
+    monkeypatch.setattr(Page, "content", counted)
+    try:
+        with chromium(page, tmp_path / "profile"):
+            assert served.acquire(timeout=PATIENCE), "the browser loads the page"
+            for number in (1, 2):
+                file.write_text(STRICT.replace("\n ", " ") % number)
+                page.reload()
+                assert served.acquire(timeout=PATIENCE), "the browser loads it again"
+    finally:
+        page.close()
+
+
+def test_a_page_that_was_loaded_too_early_is_told_at_once(tmp_path):
+    page = Page(tmp_path / "stories.html")
+    try:
+        page.reload()
+        late = http.client.HTTPConnection(page.url.removeprefix("http://").rstrip("/"))
+        late.request("GET", "/events/0")
+        events = late.getresponse()
+        assert [events.fp.readline() for _ in range(3)][-1] == b"event: reload\n"
+    finally:
+        page.close()
 
 
 def test_the_page_is_for_this_machine_alone(watching):
