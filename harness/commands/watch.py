@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from harness import progress
 from harness.commands import finding
-from harness.verdicts import Verdict
+from harness.verdicts import Unusable, Verdict
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -46,7 +46,11 @@ def run(options: argparse.Namespace) -> int:
         runs.warm_up(kata.name)
         words = progress.verdicts(kata.folder, kata.name)
         known = {name: Verdict(word) for name, word in words.items() if word in set(Verdict)}
-        saves, page = Saves(kata.folder), Page(Path(scratch, "stories.html"))
+        try:
+            saves = Saves(kata.folder)
+        except OSError as error:  # on Linux, most likely the limits of inotify
+            raise Unusable(f"{shown} can't be watched: {error.strerror or error}; `kata test` runs it once") from None
+        page = Page(Path(scratch, "stories.html"))
         session = Session(kata.folder, shown, Path(scratch), screen, keys, saves, page, Told(screen, known))
         screen.line(f"watching {shown}; its page of stories is {page.url}")
         screen.line(

@@ -14,6 +14,7 @@ from harness import kata as katas
 from harness import subjects
 from harness.commands import hint
 from harness.kata import Kata
+from harness.story.plain import visible
 from harness.verdicts import Unusable, Verdict
 from harness.watching.page import Page
 from harness.watching.runs import Run
@@ -23,6 +24,7 @@ from harness.watching.told import UNMET, Told
 
 HELP = "h hint   a run all   f run failed   o open the page   q quit"
 NAMES_SHOWN = 3
+EXPECTED = (0, 1)  # exit statuses of pytest: all passed, some failed
 
 
 @dataclass
@@ -131,15 +133,11 @@ class Session:
                 self.told.mark(result)
             return
         ended, self.run = self.run, None
-        if self.told.results:
-            self.told.end()
-        else:
-            self.told.cancelled()
-            self.screen.line(
-                f"pytest ended with status {ended.status} and without a verdict; its last lines:", red=True
-            )
+        self.told.end()
+        if not self.told.results or ended.status not in EXPECTED:
+            self.screen.line(f"pytest ended with status {ended.status}; its last lines:", red=True)
             for line in ended.last_words():
-                self.screen.line(f"  {line}")
+                self.screen.line(f"  {visible(line)}")
         self.page.reload()
         if self.keys.on:
             self.screen.line()

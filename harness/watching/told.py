@@ -53,7 +53,8 @@ class Told:
     def end(self) -> None:
         """The run is over: the balance, the changes, the first story."""
         self._newline()
-        results = merge_cases(self.results)
+        if not (results := merge_cases(self.results)):
+            return
         untouched = next((result for result in results if result.untouched), None)
         if untouched:
             self.screen.line(visible(untouched.message))
