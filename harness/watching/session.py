@@ -6,7 +6,6 @@ import os
 import select
 import webbrowser
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -123,7 +122,7 @@ class Session:
     def _arguments(self, behaviours: list[str] | None) -> list[str]:
         file = os.path.relpath(self.folder / "kata.toml")
         wanted = [f"{file}::test_{name}" for name in behaviours] if behaviours else [os.path.relpath(self.folder)]
-        return [*wanted, "-p", "no:cacheprovider", "-q", *_told_on(self.page)]
+        return [*wanted, "-p", "no:cacheprovider", "-q", f"--story={self.page.file}"]
 
     def _take(self) -> None:
         assert self.run is not None
@@ -179,11 +178,6 @@ class Session:
     def _open(self) -> None:
         shown = has_display() and webbrowser.open(self.page.url)
         self.screen.line(f"the page is {'open' if shown else 'served'} at {self.page.url}")
-
-
-def _told_on(page: Page) -> list[str]:
-    """The option that has stories told on a page, where this kit has one."""
-    return [f"--story={page.file}"] if find_spec("harness.story.page") else []
 
 
 def _few(names: list[str]) -> str:

@@ -7,8 +7,8 @@ import time
 from harness.results import Result
 from harness.story.plain import shorten, visible
 from harness.story.text import TONES, tell
-from harness.summary import MARK, WIDTH, merge_cases
-from harness.verdicts import Verdict
+from harness.summary import WIDTH, merge_cases
+from harness.verdicts import MARK, Verdict
 from harness.watching.terminal import Screen
 
 UNMET = (Verdict.BROKEN, Verdict.NOT_REACHED, Verdict.LIMIT, Verdict.FAULT)

@@ -169,6 +169,7 @@ def test_a_response_is_read_however_it_is_cut(script, data, expected, size):
     reply = request.response()
 
     assert (reply.status, reply.body) == expected
+    assert [event.head for event in script.record.events if event.kind == "message"][-1] == data
 
 
 @pytest.mark.parametrize(("data", "expected"), ENDED_BY_THE_CLOSE.items(), ids=["1.1", "1.0"])

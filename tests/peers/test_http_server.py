@@ -223,6 +223,22 @@ def test_pipelined_requests_are_answered_in_their_order(raw, answering):
     assert raw.data.index(b"body 0") < raw.data.index(b"body 1") < raw.data.index(b"body 2")
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_each_message_is_recorded_with_its_own_bytes(stage, raw, answering, size):
+    stage.record.begin()
+    requests = [post(b"body %d" % number, b"X-Number: %d" % number) for number in range(3)]
+    sent = b"".join(requests)
+    for start in range(0, len(sent), size):
+        raw.send(sent[start : start + size])
+        stage.turn()
+
+    raw.until(lambda: raw.data.count(b"HTTP/1.1 200") == 3 and raw.data.endswith(b"body 2"))
+
+    messages = [event for event in stage.record.events if event.kind == "message"]
+    assert [event.head for event in messages if event.target == messages[0].target] == requests
+    assert b"".join(event.head for event in messages if event.source == messages[0].target) == raw.data
+
+
 def test_a_pipelined_request_waits_for_the_answer_before_it(stage, raw, heard):
     raw.send(post(b"first") + post(b"second"))
     stage.until(lambda: heard, "a request")
