@@ -54,6 +54,7 @@ class Behaviour:
     alone: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     hints: tuple[str, ...] = ()
+    incident: str = ""  # where real systems broke this promise
 
 
 def behaviour(
@@ -90,6 +91,7 @@ def behaviour(
             alone=alone,
             environment={key: str(value) for key, value in settings.items()},
             hints=getattr(function, "hints", ()),
+            incident=getattr(function, "incident", ""),
         )
         return function
 
@@ -101,6 +103,16 @@ def hints(*sentences: str) -> Callable[[F], F]:
 
     def attach(function: F) -> F:
         function.hints = sentences  # type: ignore[attr-defined]
+        return function
+
+    return attach
+
+
+def incident(text: str) -> Callable[[F], F]:
+    """Where real systems broke this promise, in a sentence or two; stands below `@behaviour`."""
+
+    def attach(function: F) -> F:
+        function.incident = text  # type: ignore[attr-defined]
         return function
 
     return attach

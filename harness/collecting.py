@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness import kata as katas
-from harness import subjects
+from harness import progress, subjects
 from harness.behaviour import Behaviour
 from harness.kata import Kata
 from harness.subjects import Mutant, Subject
@@ -43,6 +44,12 @@ class KataModule(pytest.Module):
     def settings(self) -> dict[str, str]:
         """What every solution is started with, unless its behaviour says otherwise."""
         return {name: str(value) for name, value in getattr(self.obj, "SETTINGS", {}).items()}
+
+    @cached_property
+    def hints_taken(self) -> dict[str, int]:
+        """How many hints were taken for each behaviour; nobody takes any for another program than the kata's own."""
+        own = self.subject.folder == self.kata.folder
+        return progress.hints_taken(self.kata.folder, self.kata.name) if own else {}
 
     def collect(self) -> list[pytest.Item | pytest.Collector]:
         items = list(super().collect())

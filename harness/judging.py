@@ -133,6 +133,7 @@ def describe(item: pytest.Item) -> Result:
         source=str(behaviour.source),
         url=behaviour.source.url,
         hints=list(behaviour.hints),
+        hints_taken=module.hints_taken.get(behaviour.id, 0),
         mutant=mutant.name if mutant else "",
         because=mutant.because if mutant else "",
         replay=_replay(item, module, behaviour),

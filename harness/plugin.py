@@ -25,6 +25,7 @@ from harness.collecting import (
     behaviour_of,
     module_of,
 )
+from harness.evidence import plugin as evidence
 from harness.judging import Untouched, blocked_by, judge, late_result, result_of
 from harness.results import Result
 from harness.running import Programs
@@ -33,6 +34,8 @@ from harness.story.diagram import Row
 from harness.story.plain import visible
 from harness.story.text import StoryText, tell
 from harness.verdicts import Unusable, Verdict
+
+pytest_plugins = ("harness.evidence.plugin",)
 
 T = TypeVar("T")
 Wrapper = Generator[None, T, T]  # a hook around hooks
@@ -43,8 +46,6 @@ PAGE = pytest.StashKey[str]()  # what is said of the page at the end
 NEXT = pytest.StashKey[pytest.Item | None]()
 AHEAD = 25  # items that are looked over for programs to start
 FULL_STORIES = 3  # broken behaviours whose diagram is drawn; the others get their sentences, and a way to see theirs
-
-pytest.register_assert_rewrite("harness.behaviours")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,7 +69,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    programs = Programs()
+    pytest.register_assert_rewrite("harness.behaviours")  # for this run: a warm process imports this file only once
+    programs = Programs(taped=evidence.wanted(config))
     config.stash[PROGRAMS] = programs
     config.stash[RESULTS] = []
     config.stash[COPIES] = Copies(programs.new_folder)

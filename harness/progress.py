@@ -65,6 +65,12 @@ def verdicts(folder: Path, kata: str) -> dict[str, str]:
     return entry
 
 
+def hints_taken(folder: Path, kata: str) -> dict[str, int]:
+    """How many hints were taken for each behaviour of the kata in `folder`."""
+    taken: dict[str, int] = load(folder).get(kata, {}).get("hints", {})
+    return taken
+
+
 def take_hint(folder: Path, kata: str, behaviour: str, most: int) -> tuple[int, bool]:
     """Which hint is next, counted from 1, and whether it is a new one; after the last one it stays there."""
     table = load(folder)

@@ -35,6 +35,7 @@ class Result:
     mutant: str = ""
     because: str = ""
     untouched: bool = False
+    hints_taken: int = 0  # by the learner before this run; what they cost is the teacher's to say
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"verdict": self.verdict.value}

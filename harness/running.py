@@ -17,6 +17,7 @@ from harness.solution import process
 from harness.solution.program import DidNotStart, Solution, Tripwire
 from harness.solution.scratch import Scratch
 from harness.verdicts import Unusable
+from harness.wire.tape import Tape
 
 Key = tuple[str, ...]
 STARTING = 2  # programs that may be starting ahead of their turn
@@ -25,7 +26,9 @@ STARTING = 2  # programs that may be starting ahead of their turn
 class Programs:
     """The solutions that run now, by what they were started for."""
 
-    def __init__(self) -> None:
+    def __init__(self, taped: bool = False) -> None:
+        """`taped`: every byte of every behaviour is kept until the next one begins."""
+        self._taped = taped
         self._scratch: Scratch | None = None
         self._running: dict[Key, Solution] = {}
         self._built: set[str] = set()
@@ -58,6 +61,8 @@ class Programs:
             solution = Solution(
                 module.kata, module.subject, module.settings | dict(behaviour.environment), module.peers, self.scratch
             )
+            if self._taped:
+                solution.network.tape = Tape(solution.record)
             self._running[key] = solution
             solution.launch()
         except Unusable as problem:

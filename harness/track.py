@@ -13,15 +13,17 @@ from harness.verdicts import Unusable
 
 FIELDS = {"title": str, "summary": str, "steps": list}
 STEP_FIELDS = ("kata", "teaches", "because")
+OPTIONAL_STEP_FIELDS = ("after",)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One kata of a track: what it teaches, and why it stands just here."""
+    """One kata of a track: what it teaches, why it stands just here, and which earlier ones it builds on."""
 
     kata: str
     teaches: str
     because: str
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,19 @@ def read(path: Path) -> Track:
         if not isinstance(table.get(field), kind) or not table[field]:
             raise Unusable(f"{path} lacks `{field}`, or it is no {kind.__name__}; mend it")
     steps = tuple(_step(path, step) for step in table["steps"])
+    for number, step in enumerate(steps):
+        for name in step.after:
+            if name not in (earlier := [other.kata for other in steps[:number]]):
+                near = suggestion(name, earlier)
+                raise Unusable(f"{path}: {step.kata} comes after `{name}`, which is no earlier step{near}; mend it")
     return Track(path.stem, table["title"], table["summary"], steps)
 
 
 def _step(path: Path, table: Any) -> Step:
-    if not isinstance(table, dict) or sorted(table) != sorted(STEP_FIELDS):
+    if not isinstance(table, dict) or sorted(table.keys() - OPTIONAL_STEP_FIELDS) != sorted(STEP_FIELDS):
         raise Unusable(f"{path}: each of `steps` is a table of {', '.join(STEP_FIELDS)}; mend {table!r}")
-    return Step(**{field: str(table[field]) for field in STEP_FIELDS})
+    after = table.get("after", [])
+    if not isinstance(after, list) or not all(isinstance(name, str) for name in after):
+        raise Unusable(f"{path}: `after` is a list of katas that come first; mend {after!r}")
+    kata, teaches, because = (str(table[field]) for field in STEP_FIELDS)
+    return Step(kata, teaches, because, tuple(after))

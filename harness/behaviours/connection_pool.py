@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from harness import waiting
-from harness.behaviour import Source, behaviour, hints, rfc
+from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.redis import Redis, Session
 from harness.solution.program import Solution
 from harness.verdicts import LimitReached
@@ -268,6 +268,10 @@ def test_error_reply_keeps_connection(gateway: Gateway, redis: Redis) -> None:
 
 
 @behaviour(stage=2, points=3, settings=ONE, source=brief("P8", "a FIN that is here already"), needs="sequential_reuse")
+@incident(
+    "The Go client redigo lends a connection that the server has closed long ago, unless the program brings a "
+    "check of its own (TestOnBorrow)."
+)
 def test_dead_idle_replaced(gateway: Gateway, redis: Redis) -> None:
     """If redis closed an idle connection, the next request works at once, also one that is never repeated."""
     gateway.works()
@@ -352,6 +356,7 @@ def test_long_use_not_cut(gateway: Gateway, redis: Redis) -> None:
     "If the one that lies longest is taken, none of them ever expires.",
     "Take the one that was given back last (a stack), and let the others grow old.",
 )
+@incident("go-redis lends the connection that was used last; the other order, PoolFIFO, is off by default.")
 def test_shrinks_under_light_load(gateway: Gateway, redis: Redis) -> None:
     """After a burst, light traffic keeps few connections alive, and the others expire."""
     gateway.works_in_full()
@@ -369,6 +374,10 @@ def test_shrinks_under_light_load(gateway: Gateway, redis: Redis) -> None:
     "An idle connection should be silent.",
     "End of file is only one of two ways to be spoilt.",
     "Before you lend a connection, refuse it if it has anything to read.",
+)
+@incident(
+    "redis-py takes an idle connection that can be read for dirty; redigo lends it without a look, unless the "
+    "program brings a check of its own (TestOnBorrow)."
 )
 def test_stale_bytes_discarded(gateway: Gateway, redis: Redis) -> None:
     """Bytes that come on an idle connection are never taken for a reply."""
@@ -450,6 +459,10 @@ def in_line(gateway: Gateway, keys: list[str]) -> list[Request]:
 
 
 @behaviour(stage=3, settings=ONE, source=cmap("WaitQueue, ordered and fair", "P4"), needs="max_respected")
+@incident(
+    "MongoDB wrote a whole specification, Connection Monitoring and Pooling, so that the pools of all its drivers"
+    " serve their waiters fairly and alike."
+)
 def test_fifo_waiters(gateway: Gateway, redis: Redis) -> None:
     """Waiters are served in the order of arrival."""
     keys = [gateway.stored(b"%d" % number, f"{number}") for number in range(6)]
@@ -469,6 +482,10 @@ def test_fifo_waiters(gateway: Gateway, redis: Redis) -> None:
     "Who looks at the idle list in the instant a connection comes back?",
     "To wake a waiter is not the same as to give it the connection.",
     "Put the connection into the first waiter's future; while anybody waits, newcomers queue.",
+)
+@incident(
+    "redis-py's own BlockingConnectionPool does not keep this promise: put in the place of this kata's pool, its "
+    "condition variable lets a newcomer in before the one who waits."
 )
 def test_no_barging(gateway: Gateway, redis: Redis) -> None:
     """A request that arrives in the instant a connection comes back does not get it before the one that waits."""
@@ -580,6 +597,11 @@ def test_departed_waiter_skipped(gateway: Gateway, redis: Redis) -> None:
     "`finally: put it back` runs for cancellations too.",
     "On release look at the facts (unanswered, unread, eof, in_multi), and close the connection if any says no.",
 )
+@incident(
+    "On 20 March 2023 ChatGPT showed users the titles of other people's chats, and their billing data: a "
+    "cancelled request had left its reply unread on a pooled Redis connection, and the next request took it for "
+    "its own (redis-py #2624, #2665; CVE-2023-28858, CVE-2023-28859)."
+)
 def test_departed_user_no_crosstalk(gateway: Gateway, redis: Redis) -> None:
     """If a client leaves while its command runs, the next request gets its own reply, not the first one's."""
     alice, bob = gateway.stored(b"alice", "alice"), gateway.stored(b"bob", "bob")
@@ -597,6 +619,7 @@ def test_departed_user_no_crosstalk(gateway: Gateway, redis: Redis) -> None:
 
 
 @behaviour(stage=3, hidden=True, alone=True, settings=ONE, source=ASYNCPG, needs="max_respected")
+@incident("asyncpg #547: a task that was cancelled at the wrong moment took its connection out of the pool for good.")
 def test_departed_while_connecting(gateway: Gateway, redis: Redis) -> None:
     """If a client leaves while its connection is being opened, neither the slot nor the socket is lost."""
     value = gateway.stored(b"mine")
@@ -616,6 +639,10 @@ def test_departed_while_connecting(gateway: Gateway, redis: Redis) -> None:
     "A future can be done, and its task cancelled.",
     "Then `await future` raises, although the connection is in it.",
     "In the `except` look at `future.done() and not future.cancelled()`, and pass the result on.",
+)
+@incident(
+    "asyncpg (#467) and psycopg (#1345) lost connections in this very instant: the waiter was cancelled when the "
+    "connection had been given to it already."
 )
 def test_handoff_meets_disconnect(gateway: Gateway, redis: Redis) -> None:
     """If a waiter leaves in the instant it is given the connection, the connection goes to the next one."""
@@ -644,6 +671,10 @@ def test_handoff_meets_disconnect(gateway: Gateway, redis: Redis) -> None:
     source=Source("README P5; CPython, bpo-37658", "https://github.com/python/cpython/issues/81839"),
     needs="exhausted_503",
 )
+@incident(
+    "asyncio itself had this race: in `wait_for`, a cancellation or a time-out that met a result which had just "
+    "come lost one of the two (bpo-37658)."
+)
 def test_handoff_meets_timeout(gateway: Gateway, redis: Redis) -> None:
     """If a waiter's time is over in the instant a connection comes back, the holder is answered and nothing is lost."""
     holder_key, waiter_key = gateway.stored(b"hold", "hold"), gateway.stored(b"wait", "wait")
@@ -666,6 +697,10 @@ def test_handoff_meets_timeout(gateway: Gateway, redis: Redis) -> None:
 
 
 @behaviour(stage=4, hidden=True, settings=SHORT, source=REDIS_PY, needs="sequential_reuse")
+@incident(
+    "redis-py gave a connection back although the reply to an abandoned command was still to come; it then "
+    "answered somebody else's (#2665)."
+)
 def test_timed_out_reply_not_reused(gateway: Gateway, redis: Redis) -> None:
     """A command without a reply is 504 after COMMAND_TIMEOUT_MS, and the late reply reaches nobody."""
     alice, bob = gateway.stored(b"alice", "alice"), gateway.stored(b"bob", "bob")

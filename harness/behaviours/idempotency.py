@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness import waiting
-from harness.behaviour import Source, behaviour, hints, rfc
+from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.payment_provider import Books, Fault, PaymentProvider
 from harness.solution.program import Solution
 from harness.verdicts import LimitReached
@@ -205,6 +205,10 @@ def test_create_charges_once(payments: Payments) -> None:
     "Keep status, body bytes and Location under (account, path, key), and look there before you charge.",
     "Store the encoded body, not the object: a body that is rendered again may come out different.",
 )
+@incident(
+    "Clients retry without being asked to: Go's net/http sends a POST again by itself when it carries an "
+    "Idempotency-Key."
+)
 def test_replay_identical(payments: Payments) -> None:
     """A retry after the answer gets the same answer, marked as replayed, and the provider hears nothing."""
     key = payments.key()
@@ -227,6 +231,10 @@ def test_missing_key_400(payments: Payments) -> None:
 
 
 @behaviour(stage=1, source=draft("2.2", "Uniqueness of Idempotency Key", "R3"), needs="replay_identical")
+@incident(
+    "The package asgi-idempotency-header 0.2.0 keeps no fingerprint of the payload: another payment under the "
+    "same key is answered with the first one's result."
+)
 def test_mismatch_422(payments: Payments) -> None:
     """The same key with another amount is 422 and charges nothing, and the original can still be replayed."""
     key = payments.key()
@@ -315,6 +323,10 @@ NO_STRINGS = [
     "RFC 9651 §4.2.5 gives the algorithm: one character at a time.",
     'A String is `"`, then 0x20-0x7E with `\\"` and `\\\\` as the only escapes, then `"`; parameters may follow.',
 )
+@incident(
+    "Stripe's own clients send their keys bare, which the draft does not allow; a server that takes both can't "
+    "tell a key from its quotes."
+)
 def test_key_syntax(payments: Payments) -> None:
     """Anything but a quoted Structured Field String is 400 and charges nothing."""
     for value in NO_STRINGS:
@@ -371,6 +383,7 @@ def test_repeated_header_400(payments: Payments) -> None:
     "Look at all three places that use it: your table, your map of running requests, the header you send on.",
     "Use (account, path, key) inside, and send the provider a random key that is stored in that row.",
 )
+@incident("The package asgi-idempotency-header 0.2.0 knows no accounts: a key belongs to whoever sends it first.")
 def test_scoped_by_account(payments: Payments, provider: PaymentProvider) -> None:
     """Two accounts may use the same key, also at the same moment: two payments, and neither sees the other's answer."""
     key, other_account = payments.key(), f"acct_{payments.token()}"
@@ -519,6 +532,10 @@ def assert_same_or_busy(reply: Response, first: Response) -> None:
     "Two requests can both find that there is nothing yet.",
     "Look for an `await` between your lookup and your insert.",
     "Let one atomic step claim the key (an INSERT with a primary key); the losers wait, or get 409.",
+)
+@incident(
+    "Nearly every story of a double charge is one of three mistakes. This is the second: a check followed by an "
+    "insert, with an `await` in between."
 )
 def test_hundred_duplicates(payments: Payments, provider: PaymentProvider) -> None:
     """A hundred duplicates that arrive in the same instant lead to one provider request and one body."""
@@ -671,6 +688,10 @@ def test_half_request_no_trace(payments: Payments) -> None:
     source=brief("The provider", "429, 503: nothing was executed"),
     needs="replay_identical",
 )
+@incident(
+    "In the package asgi-idempotency-header 0.2.0 a key whose request failed is never freed: its retries find it "
+    "pending for ever."
+)
 def test_not_executed_is_retryable(payments: Payments, provider: PaymentProvider) -> None:
     """When the provider executed nothing the client gets a 5xx, and the same key works later."""
     for fault in (Fault.UNAVAILABLE, Fault.TOO_MANY):
@@ -695,6 +716,10 @@ def test_not_executed_is_retryable(payments: Payments, provider: PaymentProvider
     "What do you know when the connection drops?",
     "Neither success nor failure may be stored.",
     "Keep the row unfinished with its provider key, answer 502, and on a retry ask the provider again with that key.",
+)
+@incident(
+    "Nearly every story of a double charge is one of three mistakes. This is the first: a lost answer read as a "
+    "failure."
 )
 def test_reply_lost_after_charge(payments: Payments, provider: PaymentProvider) -> None:
     """If the provider charged and its answer was lost, the client gets a 5xx, and its retry a 201 for
@@ -724,6 +749,9 @@ def test_reply_lost_after_charge(payments: Payments, provider: PaymentProvider) 
     "Not every 4xx of the provider is about the card.",
     "Its 409 means that your first request is still running there.",
     "Only 201 and 402 are final; everything else leaves the row unfinished.",
+)
+@incident(
+    'Nearly every story of a double charge is one of three mistakes. This is the first: a time-out read as "failed".'
 )
 def test_slow_charge_is_unknown(payments: Payments, provider: PaymentProvider) -> None:
     """After PROVIDER_TIMEOUT_MS the client gets a 5xx; while the provider is still busy so does its
@@ -765,6 +793,10 @@ def test_broken_reply_is_unknown(payments: Payments, provider: PaymentProvider) 
     "Which comes first in your program: the answer on the wire, or the answer on disk?",
     "What is only in memory, or in a transaction that is still open, is gone with the process.",
     "Commit the answer together with the payment; only when the commit is done, let the handler return.",
+)
+@incident(
+    "The package asgi-idempotency-header 0.2.0 keeps its keys in the memory of the process, so a restart forgets "
+    "them all."
 )
 def test_answered_means_stored(payments: Payments, provider: PaymentProvider) -> None:
     """An answer that a client has seen is replayed after SIGKILL, every time."""
@@ -826,6 +858,10 @@ def test_crash_before_charge(payments: Payments, provider: PaymentProvider) -> N
     "What must be on disk before you call the provider?",
     "Without the provider key of the first attempt you can't ask about it.",
     "Commit identity, fingerprint and provider key; call; then commit payment and answer in one transaction.",
+)
+@incident(
+    "Nearly every story of a double charge is one of three mistakes. This is the third: a crash between the "
+    "charge and the commit."
 )
 def test_crash_after_charge(payments: Payments, provider: PaymentProvider) -> None:
     """Killed between the charge and the commit, even with the reply unread in the socket: the retry

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from harness import waiting
-from harness.behaviour import Source, behaviour, hints, rfc
+from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.identity_provider import IdentityProvider
 from harness.peers.tokens import P256_ORDER, SHA256_INFO, EcKey, Key, Sign, b64, compact, rsa_key, signed
 from harness.solution.program import Solution
@@ -225,6 +225,10 @@ def test_time_window(api: Api) -> None:
 
 
 @behaviour(stage=1, source=rfc(7519, "4.1.1", '"iss" (Issuer) Claim'), needs="valid_token_accepted")
+@incident(
+    "PyJWT 2.10.0 looked whether the issuer was contained in the one that was expected, so a part of it was "
+    "enough (CVE-2024-53861, jpadilla/pyjwt#1020)."
+)
 def test_issuer_exact(api: Api) -> None:
     """The issuer is compared byte for byte."""
     near = [ISSUER + "/", ISSUER[:-1], ISSUER[8:], ISSUER + "0", ISSUER.upper(), "https://ISSUER.test/tenant-7", ""]
@@ -263,6 +267,7 @@ def test_scope_gate(api: Api) -> None:
     "A list of what is forbidden is never complete.",
     "Compare `alg` with the two names that you allow, exactly, before you look at anything else.",
 )
+@incident("In 2015 many JWT libraries were found to believe a token that said of itself that it was not signed.")
 def test_alg_none_refused(api: Api, issuer: IdentityProvider) -> None:
     """A token without a signature is refused, however it spells `none`."""
     spellings: list[Any] = ["none", "None", "NONE", "nOnE", "", None, ["RS256"], "rs256", "ES256 "]
@@ -285,6 +290,10 @@ def test_alg_none_refused(api: Api, issuer: IdentityProvider) -> None:
     points=3,
     source=practice("3.1", "Perform Algorithm Verification", "CVE-2022-29217; "),
     needs="valid_token_accepted",
+)
+@incident(
+    "PyJWT believed tokens whose HMAC was keyed with the public key, which everybody has (CVE-2022-29217), and "
+    "years later the same class of mistake was back (CVE-2026-48526)."
 )
 def test_hmac_confusion_refused(api: Api, issuer: IdentityProvider) -> None:
     """HS256 keyed with the public key in any of its forms, or with an oct key out of the set, is refused."""
@@ -309,6 +318,7 @@ def test_hmac_confusion_refused(api: Api, issuer: IdentityProvider) -> None:
     source=rfc(7515, "4.1.3", '"jwk" (JSON Web Key) Header Parameter'),
     needs="tampered_token_refused",
 )
+@incident("node-jose verified a token with the key that the token itself brought along (CVE-2018-0114).")
 def test_header_keys_ignored(api: Api, issuer: IdentityProvider) -> None:
     """A stranger who brings the key along in the header is refused, and nobody calls the addresses in it."""
     tokens = []
@@ -357,6 +367,7 @@ def damaged_es256(key: EcKey) -> dict[str, Sign]:
     source=Source("RFC 7518 §3.3, §3.4; CVE-2022-21449", "https://www.rfc-editor.org/rfc/rfc7518#section-3.4"),
     needs="tampered_token_refused",
 )
+@incident("Java 15 to 18 took an ECDSA signature made of zeros for a good one (CVE-2022-21449).")
 def test_signature_vectors(api: Api, issuer: IdentityProvider) -> None:
     """Damaged signatures of both algorithms are refused, and their undamaged twins accepted."""
     key, rsa = issuer.ec, issuer.rsa
@@ -406,6 +417,10 @@ def test_signature_vectors(api: Api, issuer: IdentityProvider) -> None:
     "An ID token carries the same issuer and a valid signature.",
     "Require the header's `typ` to be at+jwt or application/at+jwt before anything else.",
 )
+@incident(
+    "Put in this kata's place, PyJWT takes an ID token for an access token unless the program checks `typ` "
+    "itself; in Authlib 1.9 a token without `typ` passes."
+)
 def test_typ_checked(api: Api) -> None:
     """Only access tokens pass: an ID token, a token without a type, and other types are refused."""
     types = ["JWT", None, "id+jwt", "dpop+jwt", "at", 7, ["at+jwt"], "application/jwt", ""]
@@ -413,6 +428,10 @@ def test_typ_checked(api: Api) -> None:
 
 
 @behaviour(stage=2, hidden=True, source=rfc(7515, "4.1.11", '"crit" (Critical) Header Parameter'), needs="typ_checked")
+@incident(
+    "PyJWT before 2.12.0 ignored `crit`: it accepted tokens that demand what it did not understand "
+    "(GHSA-752w-5fwx-jx9f)."
+)
 def test_only_plain_signed_jwt(api: Api, issuer: IdentityProvider) -> None:
     """Unknown critical extensions, encrypted and nested tokens, and the JSON serialization are refused."""
     good = api.token()
@@ -436,6 +455,7 @@ def test_only_plain_signed_jwt(api: Api, issuer: IdentityProvider) -> None:
 
 
 @behaviour(stage=2, hidden=True, source=rfc(7515, "2", "Terminology"), needs="tampered_token_refused")
+@incident("Put in this kata's place, PyJWT and jose for Node accept segments with padding, which RFC 7515 rules out.")
 def test_base64url_strict(api: Api, issuer: IdentityProvider) -> None:
     """Padding, the other alphabet, blanks and impossible lengths are refused in every segment."""
     key = issuer.ec
@@ -517,6 +537,9 @@ def test_json_traps(api: Api, issuer: IdentityProvider) -> None:
     'Is `"exp": "9999999999"` a date?',
     "`int()` accepts texts, and `True` is an `int` in Python.",
     "Check `type(x) in (int, float)` before you compare, and `isinstance(x, str)` before any `in`.",
+)
+@incident(
+    "Put in this kata's place, PyJWT takes `exp` as a string and `nbf` as true, and jose for Node a number as `sub`."
 )
 def test_claim_types(api: Api) -> None:
     """A claim of the wrong type never counts; a date with a fraction does."""
@@ -860,6 +883,10 @@ def test_unknown_kid_herd_one_fetch(api: Api, issuer: IdentityProvider) -> None:
     "A lock may protect the dictionary, but not the download.",
     "Look the kid up first, without the lock; replace the dictionary in one assignment when the download is complete.",
 )
+@incident(
+    "In fastapi-zitadel-auth a token with an unknown `kid` emptied the cache of keys "
+    "(cleanenergyexchange/fastapi-zitadel-auth#156)."
+)
 def test_cached_keys_not_blocked(api: Api, issuer: IdentityProvider) -> None:
     """While a fetch hangs, tokens of known keys are answered, and accepted."""
     api.works()
@@ -1145,6 +1172,10 @@ def test_load_no_refetch(api: Api, issuer: IdentityProvider) -> None:
     settings=CALM,
     source=practice("3.10", "Do Not Trust Received Claims"),
     needs="outage_not_hammered",
+)
+@incident(
+    "A random `kid` in each request turns many servers into a flood against their own identity provider, or "
+    "empties their cache of keys (cleanenergyexchange/fastapi-zitadel-auth#156)."
 )
 def test_random_kid_flood(api: Api, issuer: IdentityProvider) -> None:
     """A flood of random kids causes one more fetch at most, leaves nothing behind, and good tokens pass in between."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from harness.behaviour import Source, behaviour, hints
+from harness.behaviour import Source, behaviour, hints, incident
 from harness.peers.nats import Err, Frame, Msg, NatsClient, Ok, publication
 from harness.solution.program import Solution
 
@@ -148,6 +148,10 @@ def matches(pattern: str, subject: str) -> bool:
     "A client waits for you to speak first.",
     "Send INFO as soon as the connection is there, before you read anything.",
     "In `connection_made`: write `INFO ` + JSON + CRLF with server_id, version, proto 1, host, port and MAX_PAYLOAD.",
+)
+@incident(
+    "Stock clients depend on what looks optional: without `version` nats.js dies while it parses INFO, without "
+    "`proto` it refuses its option noEcho."
 )
 def test_handshake(broker: Broker) -> None:
     """INFO arrives before the client sends anything, has the fields that clients need, and PING is answered by PONG."""
@@ -289,6 +293,7 @@ def test_queue_one_member(broker: Broker) -> None:
 
 
 @behaviour(stage=1, source=protocol("+OK/ERR", "README W8"), needs="pub_sub_roundtrip")
+@incident("The protocol's documentation lists a `Parser Error` that no server was ever seen to send.")
 def test_unknown_verb_closes(broker: Broker) -> None:
     """An unknown verb gets -ERR and the connection is closed, after the frames before it took effect."""
     alice, subject = broker.client("alice"), broker.subject("x")
@@ -378,6 +383,10 @@ def test_verbose_ok(broker: Broker) -> None:
     "The publisher may itself be a member of the group.",
     "Filter before you choose, not after.",
     "When echo is false drop the publisher's own subscriptions from the candidates, then group by queue and pick.",
+)
+@incident(
+    "The protocol's own documentation has it the wrong way round: it says that `echo: true` suppresses, and every"
+    " server does so with `false`."
 )
 def test_no_echo(broker: Broker) -> None:
     """With echo false my own messages skip me, and a queue group that I am in gives them to another member."""
@@ -490,6 +499,7 @@ def test_invalid_subject_stays(broker: Broker) -> None:
     "A publish subject is literal, and one with an empty token reaches nobody, not even `>`.",
     "Check the published subject for empty tokens before you walk the tree; look `*` up only in subscriptions.",
 )
+@incident("The first broker that was written to try out this kata, in 146 lines, let `>` match the subject `a.`.")
 def test_odd_subjects_match_nothing(broker: Broker) -> None:
     """Publish subjects are literal, those with empty tokens reach nobody, and `foo*` is no glob."""
     alice = broker.subscriber("alice", "a.b", "a.*.b", "a.>", ">", "foo*")
@@ -552,6 +562,7 @@ def test_max_payload(broker: Broker) -> None:
 
 
 @behaviour(stage=2, hidden=True, source=brief("W1, W8", "control line limit"), needs="pub_sub_roundtrip")
+@incident("The protocol's documentation names a limit of 1024 bytes; the servers have 4096.")
 def test_control_line_limit(broker: Broker) -> None:
     """A control line without end is cut off early, and one of 4000 bytes works."""
     alice, bob = broker.client("alice"), broker.client("bob")
@@ -596,6 +607,7 @@ MALFORMED = [
     "`int()` accepts signs, underscores and blanks.",
     "Accept #bytes only if it is 1 to 9 ASCII digits, and check that CRLF follows the payload.",
 )
+@incident("One PUB with a crafted size crashed the whole nats-server (CVE-2019-13126).")
 def test_malformed_frame_closes(broker: Broker) -> None:
     """Bad counts, bad fields and payloads without CRLF close the connection and deliver nothing."""
     alice = broker.subscriber("alice", ">")
@@ -615,6 +627,10 @@ def test_malformed_frame_closes(broker: Broker) -> None:
 
 
 @behaviour(stage=3, source=brief("W9, F2 and F3", "fences"), needs="unsub_stops")
+@incident(
+    "The `flush()` of nats-py 2.16.0 writes its PING past the SUB and PUB that are still in its buffer, so its "
+    "PONG proves nothing: runs against correct servers lost messages."
+)
 def test_sub_unsub_barrier(broker: Broker) -> None:
     """SUB and UNSUB take effect for all connections at their PONG."""
     readers, bob = broker.clients(5, "reader"), broker.client("bob")
@@ -688,6 +704,10 @@ def test_partial_publish_blocks_nobody(broker: Broker) -> None:
     "Ask who waits when one socket is full.",
     "Delivering must only append to that connection's own queue.",
     "Remove every `await drain()` from the fan-out; call `transport.write` and look at its buffer size instead.",
+)
+@incident(
+    "In nats-server one slow subscriber delayed the messages of all others (#2631, 2021); three years later "
+    "throughput was reported down by 30 % with one slow subscriber and by 50 % with two (#5394)."
 )
 def test_stalled_subscriber_delays_nobody(broker: Broker) -> None:
     """While one subscriber does not read, the publisher and the others go on; once it reads it has everything."""
@@ -869,6 +889,10 @@ def test_half_close_finishes_work(broker: Broker) -> None:
 
 
 @behaviour(stage=4, hidden=True, source=brief("W9, F5", "end of file as a fence"), needs="queue_one_member")
+@incident(
+    "Who publishes before the server has seen a member's end still loses messages to it: 90 to 115 of 500 went to"
+    " a dead member of nats-server when nobody waited for the end of its connection."
+)
 def test_queue_member_gone(broker: Broker) -> None:
     """When a member of a queue group is gone, the others get every message."""
     survivor, bob = broker.subscriber("survivor", "job", queue="team"), broker.client("bob")
@@ -943,6 +967,10 @@ def test_bad_peer_isolated(broker: Broker) -> None:
     "Compare the waiting bytes of the connection with MAX_PENDING after each append.",
     "Above the limit remove its subscriptions first, then `transport.abort()`; never skip single messages.",
 )
+@incident(
+    "nats-server 2.9.10 holds a publisher back for up to its write deadline before it cuts the consumer that "
+    "lags: with a deadline of 10 s, publishing in a scene like this one took 10.4 s."
+)
 def test_slow_consumer_cut(broker: Broker) -> None:
     """A subscriber more than MAX_PENDING behind is cut, the others are complete, and it has seen no gap."""
     slow = broker.client("slow", slow_reader=True)
@@ -972,6 +1000,10 @@ def flood(publisher: NatsClient, healthy: NatsClient, slow: NatsClient, subject:
 
 
 @behaviour(stage=4, source=protocol("PING/PONG", "README W10"), needs="queue_one_member", settings=HEARTBEAT)
+@incident(
+    "nats-server 2.9 counts what it delivers as a sign of life and sends no PING to a busy subscriber that never "
+    "answers; 2.10 and later do."
+)
 def test_silent_peer_evicted(broker: Broker) -> None:
     """A peer that answers no PING is cut after PING_MAX_OUT of them, and its queue share goes to others."""
     silent, live = broker.client("silent"), broker.client("live")
@@ -1018,6 +1050,10 @@ def test_idle_live_peer_kept(broker: Broker) -> None:
     "Leaving the event loop is not the same as flushing.",
     "Closing a transport only starts to flush its buffer.",
     "Stop listening, close each transport, then wait for `connection_lost` of all with a timeout, and abort the rest.",
+)
+@incident(
+    "The first broker that was written to try out this kata lost its backlog at SIGTERM in 15 tries of 15: "
+    "closing a transport only begins to flush it."
 )
 def test_sigterm_drains(broker: Broker) -> None:
     """SIGTERM delivers what was accepted, closes, exits, and frees the port."""

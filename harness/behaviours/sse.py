@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness import waiting
-from harness.behaviour import Source, behaviour, hints, rfc
+from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.solution.program import Solution
 from harness.verdicts import NotReached
 from harness.wire.event_stream import Event, Subscriber
@@ -173,6 +173,10 @@ def owed(data: str) -> str:
 
 
 @behaviour(stage=1, source=html("9.2.5 Parsing an event stream", "parsing-an-event-stream", "GET"))
+@incident(
+    "httpx-sse 0.4.3 makes an empty message of a block that holds nothing but `retry`: readers differ, so the "
+    "first block has to be exact."
+)
 def test_stream_head_first(channel: Channel) -> None:
     """Head and `retry` arrive before there is any event; type, caching and length are as a stream needs them."""
     reader = channel.subscribe("reader")
@@ -270,6 +274,7 @@ def test_resume_exact(channel: Channel) -> None:
 
 
 @behaviour(stage=1, settings=BEATING, source=html("9.2.7 Authoring notes", "authoring-notes", "S3"))
+@incident("Nchan sends `event: ping` without data as its heartbeat, where the format has comments for it.")
 def test_heartbeat_comments(channel: Channel) -> None:
     """A silent stream carries comments, about one in HEARTBEAT_MS, and they are no events."""
     began = waiting.now()
@@ -362,6 +367,10 @@ NO_LINE_ENDS = "\u2028 \u2029 \v \f \x1c \x1d \x1e \x85 \0 \ufeff 😀 é"
     "`str.splitlines` knows eight more ends of a line than the format does.",
     "`re.split('\\r\\n|\\n|\\r', data)`",
 )
+@incident(
+    "`str.splitlines()` knows more line ends than the format does: it tore payloads with U+2028 in FastAPI "
+    "(#15515) and, on the reading side, in httpx-sse (#34)."
+)
 def test_data_verbatim(channel: Channel) -> None:
     """All other characters are carried as they are, also those that other languages take for the end of a line."""
     around = [f"{channel.word()}{character}{channel.word()}" for character in NO_LINE_ENDS.split(" ")]
@@ -379,6 +388,11 @@ def test_data_verbatim(channel: Channel) -> None:
     "Which characters end a line for the client, and on which of them do you split?",
     "A lone CR is enough.",
     "Refuse CR and LF in types, split data at all three ends of a line, and prefix every piece.",
+)
+@incident(
+    "Whoever could publish could forge events: h3 let line ends through in event names and a lone CR in data "
+    "(GHSA-4hxc-9384-m385), and so did django-eventstream (#185), flask-sse (#40) and express-sse (#60). Nchan "
+    "1.3.6 still sends a lone CR as it is."
 )
 def test_no_field_injection(channel: Channel) -> None:
     """Neither a type nor data can add a field, an event or an id."""
@@ -432,6 +446,7 @@ def assert_reset(event: Event) -> None:
 
 
 @behaviour(stage=2, hidden=True, source=LAST_ID, needs="gap_says_reset")
+@incident("Nchan replays what it has for an id that it does not know, and says nothing of the gap.")
 def test_odd_last_event_id(channel: Channel) -> None:
     """Any Last-Event-ID is survived: one that is known nowhere gets a reset."""
     newest = channel.publish("kept")
@@ -495,6 +510,7 @@ def test_final_events_not_lost(channel: Channel) -> None:
 
 
 @behaviour(stage=2, hidden=True, source=rfc(9110, "15.5.6", "405 Method Not Allowed"), needs="publish_answers")
+@incident("With one route for each method, Starlette's 405 names only `GET, HEAD` as allowed.")
 def test_head_and_methods(channel: Channel) -> None:
     """HEAD ends at once and is no subscription; other methods are 405, with all that is allowed."""
     client = Client(channel.solution, "client")
@@ -561,6 +577,10 @@ def assert_each_once(came: Sequence[str], wanted: Sequence[str]) -> None:
     "Between the last replayed event and the first live one, who remembers what was published?",
     "To register after the replay loses, to register before it repeats.",
     "Let every subscription be a cursor over one ring: replay and live are then the same loop.",
+)
+@incident(
+    "Tried with twenty events in the middle of a replay: a server that registers its reader after the replay lost"
+    " exactly these twenty in every run, one that registers before it repeated exactly these twenty."
 )
 def test_switchover_exact(channel: Channel) -> None:
     """Events that are published in the middle of a replay arrive once, after it, and in order."""
@@ -691,6 +711,10 @@ def test_heartbeat_never_tears(channel: Channel) -> None:
 
 
 @behaviour(stage=3, hidden=True, source=brief("S7", "clients that vanish"), needs="fan_out_same_order")
+@incident(
+    "`RuntimeError: Set changed size during iteration` is how a fan-out ends that walks over the set of its "
+    "readers while one of them leaves."
+)
 def test_leavers_during_fan_out(channel: Channel) -> None:
     """Clients that vanish while an event goes out do not cost anyone else the event."""
     readers = [channel.subscribe(f"reader {number}") for number in range(8)]
@@ -765,6 +789,10 @@ def test_fallen_behind_is_cut(channel: Channel) -> None:
     "An endless response never finishes by itself, and cancelling it leaves a chunked body without its end.",
     "Set a flag, wake every subscription, and let them return; keep a time-out for those that do not read.",
 )
+@incident(
+    "Servers on uvicorn hung on SIGTERM for years, since an endless response never ends by itself (Kludex/uvicorn"
+    " #451, #1499; modelcontextprotocol/python-sdk #514)."
+)
 def test_sigterm_ends_cleanly(channel: Channel) -> None:
     """On SIGTERM every stream gets its pending events and a proper end, and the process exits."""
     readers = [channel.subscribe(who) for who in ("ann", "ben")]
@@ -782,6 +810,10 @@ def test_sigterm_ends_cleanly(channel: Channel) -> None:
 
 @behaviour(
     stage=4, hidden=True, alone=True, settings=HASTY, source=brief("SIGTERM", "SHUTDOWN_MS"), needs="fan_out_same_order"
+)
+@incident(
+    "uvicorn waits for open responses when it is told to stop, and one reader who does not read is enough to make"
+    " that for ever (Kludex/uvicorn #451, #1499)."
 )
 def test_sigterm_despite_stuck(channel: Channel) -> None:
     """A client that never reads cannot keep the process alive."""

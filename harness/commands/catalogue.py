@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from harness.behaviour import Behaviour
 
 
+DONE = "done"
+
+
 def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     listing = commands.add_parser("list", help="the katas, and how far you are", description=__doc__)
     listing.set_defaults(run=run)
@@ -48,16 +51,31 @@ def standing(kata: Kata, own: dict[str, Kata]) -> tuple[str, str]:
     return _held(behaviours, verdicts), following
 
 
+def is_done(kata: Kata, own: dict[str, Kata]) -> bool:
+    """Every behaviour held the last time it was tried."""
+    return standing(kata, own)[1] == DONE
+
+
 def _held(behaviours: list[Behaviour], verdicts: dict[str, str]) -> str:
     held = [each for each in behaviours if verdicts.get(each.id) == Verdict.HOLDS]
     points, most = sum(each.points for each in held), sum(each.points for each in behaviours)
-    return f"{len(held)} of {len(behaviours)} behaviours hold, {points} of {most} points"
+    balance = f"{len(held)} of {len(behaviours)} behaviours hold, {points} of {most} points"
+    return f"stages {_stages(behaviours, verdicts)}, {balance}" if verdicts else balance
+
+
+def _stages(behaviours: list[Behaviour], verdicts: dict[str, str]) -> str:
+    """A mark for each stage: it is done, something of it does not hold, or the rest was never tried."""
+    marks = []
+    for stage in sorted({each.stage for each in behaviours}):
+        known = {verdicts.get(each.id, "") for each in behaviours if each.stage == stage}
+        marks.append("✓" if known == {Verdict.HOLDS} else "✗" if known - {Verdict.HOLDS, ""} else "·")
+    return "".join(marks)
 
 
 def _next(kata: Kata, behaviours: list[Behaviour], verdicts: dict[str, str]) -> str:
     """The first behaviour that was tried and did not hold; else a run."""
     unheld = [each for each in behaviours if verdicts.get(each.id) != Verdict.HOLDS]
     if not unheld:
-        return "done"
+        return DONE
     tried = [each for each in unheld if each.id in verdicts]
     return f"{tried[0].id}. {tried[0].sentence}" if tried else f"pytest {finding.shown(kata.folder)}"

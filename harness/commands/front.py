@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.commands import catalogue, doctor, hint, new, prove, start, test, track
+from harness.commands import catalogue, doctor, explain, hint, new, prove, start, test, track, watch
 from harness.verdicts import Unusable
 
-COMMANDS = (catalogue, track, start, test, hint, doctor, new, prove)
+COMMANDS = (catalogue, track, start, test, watch, hint, explain, doctor, new, prove)
 UNUSABLE, INTERRUPTED, UNREAD = 2, 130, 141
 
 

@@ -27,17 +27,22 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from harness.collecting import declared
-
-    kata = finding.find(options.name)
-    known = {each.id: each for each in declared(kata)}
-    chosen = _named(options.behaviour, known) if options.behaviour else _first_broken(kata, known)
-    print(f"{chosen.id}: {chosen.sentence}")
-    print(_next_hint(kata.folder, kata.name, chosen))
+    for line in following(finding.find(options.name), options.behaviour):
+        print(line)
     return 0
 
 
-def _named(name: str, known: dict[str, Behaviour]) -> Behaviour:
+def following(kata: Kata, behaviour: str | None = None) -> list[str]:
+    """The next hint for a behaviour, by default the first broken one, in lines. Raises Unusable."""
+    from harness.collecting import declared
+
+    known = {each.id: each for each in declared(kata)}
+    chosen = named(behaviour, known) if behaviour else _first_broken(kata, known)
+    return [f"{chosen.id}: {chosen.sentence}", *_next_hint(kata.folder, kata.name, chosen)]
+
+
+def named(name: str, known: dict[str, Behaviour]) -> Behaviour:
+    """The behaviour of that name. Raises Unusable with the nearest name when there is none."""
     name = name.removeprefix("test_")
     if name not in known:
         raise Unusable(f"there is no behaviour `{name}`{suggestion(name, known)}; a run of pytest shows all of them")
@@ -57,11 +62,11 @@ def _first_broken(kata: Kata, known: dict[str, Behaviour]) -> Behaviour:
     raise Unusable(f"nothing was broken in the last run of `{kata.name}`; name a behaviour, or run `pytest {where}`")
 
 
-def _next_hint(folder: Path, kata: str, chosen: Behaviour) -> str:
+def _next_hint(folder: Path, kata: str, chosen: Behaviour) -> list[str]:
     source = f"{chosen.source}" + (f" ({chosen.source.url})" if chosen.source.url else "")
     if not chosen.hints:
-        return f"There is no hint for this one; the rule stands in {source}."
+        return [f"There is no hint for this one; the rule stands in {source}."]
     most = len(chosen.hints)
     number, new = progress.take_hint(folder, kata, chosen.id, most)
-    again = "" if new else f"These were all the hints; here is the last again. The rule stands in {source}.\n"
-    return f"{again}hint {number} of {most}: {chosen.hints[number - 1]}"
+    again = [] if new else [f"These were all the hints; here is the last again. The rule stands in {source}."]
+    return [*again, f"hint {number} of {most}: {chosen.hints[number - 1]}"]

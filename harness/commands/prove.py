@@ -6,9 +6,12 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import kata as katas
+from harness.commands.doctor import version
+from harness.evidence import folder
 from harness.kata import suggestion
 from harness.verdicts import Unusable
 
@@ -29,6 +32,9 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     prove.add_argument("--runs", type=_runs, default=20, metavar="N", help="runs under load (20)")
     prove.add_argument("--busy", type=_count, default=4, metavar="N", help="busy processes beside them (4)")
     prove.add_argument("--only", type=_parts, default=PARTS, metavar="PART,...", help=f"of {', '.join(PARTS)}")
+    prove.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write a page: behaviours × mistakes and the rest"
+    )
     prove.set_defaults(run=run)
 
 
@@ -58,15 +64,23 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise Unusable("`kata prove` needs rich, which is not installed: pip install 'backend-katas[author]'") from None
 
+    from harness.proof import page
     from harness.proof.runs import Bench
 
     subject, console = _subject(options), Console(highlight=False)
-    problems: list[str] = []
+    if options.html:
+        folder.prepare(options.html.parent, "--html")
+        if why := folder.taken(options.html, page.is_ours):
+            raise Unusable(f"--html={options.html} can't be written: {why}; name another file")
+    reports: dict[str, Report] = {}
     with Bench(subject.kata) as bench:
         for name in options.only:
             report = _carry_out(name, subject, bench, options.busy, console)
             _show(console, name, report)
-            problems += report.problems
+            reports[name] = report
+    if options.html:
+        _write_page(options.html, subject, reports)
+    problems = [problem for report in reports.values() for problem in report.problems]
     if problems:
         console.print(f"\n{subject.kata.name} is not proved:", style="bold red")
         for problem in problems:
@@ -74,6 +88,13 @@ def run(options: argparse.Namespace) -> int:
         return 1
     console.print(f"\n{subject.kata.name} is proved: {', '.join(options.only)}", style="bold green")
     return 0
+
+
+def _write_page(file: Path, subject: Subject, reports: dict[str, Report]) -> None:
+    from harness.proof import page
+
+    if problem := folder.put(file, page.page(subject, reports, version()).encode(), page.is_ours):
+        raise Unusable(problem)
 
 
 def _subject(options: argparse.Namespace) -> Subject:

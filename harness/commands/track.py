@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from harness import kata as katas
 from harness import track as tracks
 from harness.commands import finding
-from harness.commands.catalogue import standing
+from harness.commands.catalogue import is_done, standing
+from harness.kata import Kata
 from harness.track import Track
 
 if TYPE_CHECKING:
@@ -28,10 +29,12 @@ def run(options: argparse.Namespace) -> int:
     if options.name:
         _show(tracks.find(options.name))
         return 0
-    known = tracks.tracks()
+    known, own = tracks.tracks(), finding.here()
+    shown = katas.catalogue() | own
     width = max(map(len, known), default=0)
     for name, track in known.items():
-        print(f"{name:<{width}}  {track.title}, {len(track.steps)} katas, {hours(track)} hours")
+        done = sum(step.kata in shown and is_done(shown[step.kata], own) for step in track.steps)
+        print(f"{name:<{width}}  {track.title}, {done} of {len(track.steps)} katas done, {hours(track)} hours")
         print(f"{'':<{width}}  {track.summary}")
         print(f"{'':<{width}}  {' > '.join(step.kata for step in track.steps)}")
     return 0
@@ -54,10 +57,16 @@ def _show(track: Track) -> None:
         print(f"\n{number}. {step.kata}" + (f": {kata.title}, {kata.hours} hours" if kata else " (still to come)"))
         _tell("teaches", step.teaches)
         _tell("here because", step.because)
+        if step.after:
+            _tell("builds on", ", ".join(_prerequisite(name, shown, own) for name in step.after))
         if kata:
             held, following = standing(kata, own)
             _tell("so far", held)
             _tell("next", following)
+
+
+def _prerequisite(name: str, shown: dict[str, Kata], own: dict[str, Kata]) -> str:
+    return f"{name} ({'done' if name in shown and is_done(shown[name], own) else 'not done yet'})"
 
 
 def _tell(word: str, text: str) -> None:

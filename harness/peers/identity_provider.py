@@ -37,7 +37,7 @@ class IdentityProvider:
         self.solution = solution
         self.rsa, self.ec = rsa_key("rsa-1"), EcKey("ec-1")
         self.server = Server(solution.network, NAME, solution.record.solution, self._asked)
-        self.decoy = Listener(solution.network, "decoy", solution.record.solution, self._lured)
+        self.decoy = Listener(solution.network, "decoy", solution.record.solution, self._lured, "http")
         self.lured = 0
         self.fetches: list[Fetch] = []
         self._held: list[Fetch] = []

@@ -131,7 +131,7 @@ class Redis:
         self.most = int(solution.settings.get("POOL_MAX", 4))
         self.data: dict[bytes, bytes] = {}
         self.sessions: list[Session] = []
-        self.listener = Listener(solution.network, NAME, solution.record.solution, self._accept)
+        self.listener = Listener(solution.network, NAME, solution.record.solution, self._accept, "resp")
         self._accepts = 0
         self._forget()
 

@@ -38,6 +38,7 @@ class Report:
     columns: Row = ()
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    pairs: dict[tuple[str, str], str] = field(default_factory=dict)  # of a mistake and a behaviour: what became of it
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def mutants_report(subject: Subject, outcomes: list[Outcome]) -> Report:
         f"{len(caught)} of {len(meant)} pairs of a mistake and a behaviour meant to catch it",
         columns=("behaviour", "catches", "mistakes"),
         problems=_failed(outcomes),
+        pairs={pair: "missed" if pair in missed else "caught" if pair in tried else "not tried" for pair in meant},
     )
     for behaviour in subject.behaviours:
         names = [mutant for mutant, name in caught if name == behaviour.id]

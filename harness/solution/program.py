@@ -92,18 +92,18 @@ class Solution:
     def launch(self) -> None:
         """Start the process; `until_ready` waits for it."""
         host, port = self.address
-        environment = {
-            "HOST": host,
-            "PORT": str(port),
-            "STATE_DIR": str(self.folder / "state"),
-            **self.settings,
-        }
-        for peer in self.peers:
-            environment |= peer.environment()
+        environment = {"HOST": host, "PORT": str(port), "STATE_DIR": str(self.folder / "state"), **self.told()}
         log = self.folder / "output.log"
         self.process = Process(self.subject, environment, self.scratch, self.folder / "home", log)
         self.watch = watch(self.process.pid, host, port)
         self.ready = self.expected_to_die = False
+
+    def told(self) -> dict[str, str]:
+        """What the kata and its peers tell the solution by environment variables."""
+        environment = dict(self.settings)
+        for peer in self.peers:
+            environment |= peer.environment()
+        return environment
 
     def until_ready(self) -> None:
         """Wait until the solution's own process tree listens on its port. Raises DidNotStart, saying why."""
@@ -286,6 +286,8 @@ class Solution:
         """A new behaviour, `owner`, begins here: its record, its output, its peers' logs."""
         self._owner, self.lease = owner, 0.0
         self.record.begin()
+        if self.network.tape:
+            self.network.tape.begin()
         self._output_mark = self.process.output_size() if self.process else 0
         for peer in self.peers:
             peer.begin()

@@ -374,7 +374,7 @@ class Server:
         self.network, self.name, self.peer = network, name, peer
         self.on_request = on_request
         self.faults: list[str] = []
-        self.listener = Listener(network, name, peer, self._accept)
+        self.listener = Listener(network, name, peer, self._accept, "http")
 
     @property
     def url(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 from harness.story.record import Record
+from harness.wire.tape import Tape
 
 P = TypeVar("P")
 
@@ -35,6 +36,7 @@ class Network:
         self.record = record
         self._selector = selectors.DefaultSelector()
         self._watched: dict[Party, int] = {}
+        self.tape: Tape | None = None  # for those who want every byte
         self.departed: list[Party] = []  # closed by the harness; the solution may not have noticed yet
 
     def __contains__(self, party: Party) -> bool:

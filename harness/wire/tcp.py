@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 
 from harness.wire.network import Network
+from harness.wire.tape import Kind, Transport
 
 Address = tuple[str, int]
 
@@ -29,6 +30,9 @@ class Connection:
     `name` is the harness's party, `peer` the other one, as stories call them. `inbox` holds the bytes that
     arrived and were not taken yet; `eof` and `was_reset` say how the other side ended, if it did.
     """
+
+    transport: Transport = "tcp"
+    speaks = ""  # the protocol of the harness's server that accepted it
 
     def __init__(self, network: Network, sock: socket.socket, name: str, peer: str) -> None:
         sock.setblocking(False)
@@ -68,8 +72,9 @@ class Connection:
         return connection
 
     @classmethod
-    def accepted(cls, network: Network, sock: socket.socket, name: str, peer: str) -> Connection:
+    def accepted(cls, network: Network, sock: socket.socket, name: str, peer: str, speaks: str = "") -> Connection:
         connection = cls(network, sock, name, peer)
+        connection.speaks = speaks
         connection._established()
         network.add(connection)
         return connection
@@ -125,6 +130,8 @@ class Connection:
         self.closed = True
         if self in self.network:
             self.network.remove(self)
+        if self.local[1] and not self.was_reset and not self.refused and (self.reset or not self.sent_fin):
+            self._tape("reset" if self.reset else "fin")
         self.sent_fin = not self.reset
         self.sock.close()
         if self.local[1] and not self.ended:
@@ -164,6 +171,7 @@ class Connection:
         self.connecting = False
         self.local, self.remote = self.sock.getsockname()[:2], self.sock.getpeername()[:2]
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._tape("open")
 
     def _fail(self, error: OSError) -> None:
         self.connecting = False
@@ -176,6 +184,7 @@ class Connection:
             self.was_reset = True
             label = "resets the connection (RST)"
         self.network.record.add("reset", self.peer, self.name, label, connection=self.name)
+        self._tape("refused" if self.refused else "was_reset")
         self._tell()
 
     def _flush(self) -> None:
@@ -185,12 +194,14 @@ class Connection:
             while self._outbox:
                 taken = self.sock.send(self._outbox[0])
                 self.sent += taken
+                self._tape("sent", self._outbox[0][:taken])
                 self._outbox[0] = self._outbox[0][taken:]
                 if not self._outbox[0]:
                     del self._outbox[0]
             if self._fin_due:
                 self.sock.shutdown(socket.SHUT_WR)
                 self._fin_due, self.sent_fin = False, True
+                self._tape("fin")
         except BlockingIOError:
             pass
         except OSError as error:  # EPIPE, ECONNRESET: told as an ending once it is read
@@ -214,11 +225,17 @@ class Connection:
         if data:
             self.received += len(data)
             self.inbox += data
+            self._tape("received", data)
         else:
             self.eof = True
+            self._tape("eof")
             self.network.record.add("fin", self.peer, self.name, "closes (EOF)", connection=self.name)
         self._tell()
         return True
+
+    def _tape(self, kind: Kind, data: bytes | memoryview = b"") -> None:
+        if self.network.tape:
+            self.network.tape.add(self, kind, data)
 
     def _tell(self) -> None:
         if self.on_bytes:
@@ -238,8 +255,10 @@ def answers(address: Address) -> bool:
 class Listener:
     """A listening socket of the harness, on a free port of the loopback address."""
 
-    def __init__(self, network: Network, name: str, peer: str, on_accept: Callable[[Connection], None]) -> None:
-        self.network, self.name, self.peer, self.on_accept = network, name, peer, on_accept
+    def __init__(
+        self, network: Network, name: str, peer: str, on_accept: Callable[[Connection], None], speaks: str = ""
+    ) -> None:
+        self.network, self.name, self.peer, self.on_accept, self.speaks = network, name, peer, on_accept, speaks
         self.address: Address = ("127.0.0.1", 0)
         self.sock: socket.socket | None = None
         self.open()
@@ -270,7 +289,7 @@ class Listener:
             except BlockingIOError:
                 break
             moved = True
-            self.on_accept(Connection.accepted(self.network, sock, self.name, self.peer))
+            self.on_accept(Connection.accepted(self.network, sock, self.name, self.peer, self.speaks))
         return moved
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ def test_alone_it_shows_its_commands(kata):
     ended = kata()
 
     assert ended.status == 0
-    for command in ("list", "start", "test", "hint", "doctor", "new", "prove"):
+    for command in ("list", "start", "test", "watch", "hint", "explain", "doctor", "new", "prove"):
         assert f"\n    {command} " in ended.out
 
 
@@ -31,7 +31,7 @@ def test_the_version_is_the_packages(kata):
     assert kata("--version").out == "kata 0.1.0\n"
 
 
-@pytest.mark.parametrize("command", ["start", "test", "hint", "prove"])
+@pytest.mark.parametrize("command", ["start", "test", "watch", "hint", "prove"])
 def test_an_unknown_kata_is_one_sentence_with_the_near_name(kata, some_kata, command):
     ended = kata(command, some_kata.name + "x")
 
@@ -71,7 +71,7 @@ def test_a_fault_of_the_kit_is_not_hidden(kata, monkeypatch):
 
 
 def test_what_is_rarely_needed_is_imported_late():
-    seen = "import sys, harness.commands; print({'rich', 'pytest', 'h11'} & set(sys.modules))"
+    seen = "import sys, harness.commands; print({'rich', 'pytest', 'h11', 'jinja2', 'watchdog'} & set(sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
 

@@ -137,6 +137,22 @@ def test_list_shows_how_far_the_learner_is(kata, folder, started):
     assert "next: done\n" in kata("list").out
 
 
+def test_list_marks_the_stages(kata, folder, started):
+    behaviours = declared(started)
+    stages = sorted({each.stage for each in behaviours})
+    first, *_, last = stages
+    held = {each.id: "holds" for each in behaviours if each.stage != last}
+    assert "stages" not in kata("list").out, "nothing was tried yet"
+
+    remember(folder, started.name, {each.id: "holds" for each in behaviours if each.stage == first})
+    begun = kata("list").out
+    remember(folder, started.name, held | {each.id: "broken" for each in behaviours if each.stage == last})
+    stuck = kata("list").out
+
+    assert f"stages ✓{'·' * (len(stages) - 1)}, " in begun
+    assert f"stages {'✓' * (len(stages) - 1)}✗, " in stuck
+
+
 def test_list_refuses_two_katas_of_one_name(kata, folder, started):
     shutil.copytree(folder / "katas" / started.name, folder / "katas" / "again")
 

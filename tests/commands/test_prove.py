@@ -1,6 +1,7 @@
 """`kata prove`, on a small kata of its own: what is unproven is named, one line for each reason, with status 1."""
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -232,3 +233,51 @@ def test_an_interrupt_ends_everything_that_was_started(door):
     assert err == "kata: interrupted\n"
     while left := living_in(folder):
         assert all(map(until_gone, left)), f"{left} outlived the interrupt"
+
+
+# -- the page
+
+
+def test_a_proof_is_written_as_a_page(door, tmp_path):
+    door.edit(MUTANTS, "The example of the brief", "<b>The example</b> of the brief")
+    door.edit(MUTANTS, '["lines_in_one_segment"]', '["lines_in_one_segment", "greets_by_name"]')
+    leave_nulls(door, "silent.py")
+    file = tmp_path / "pages" / "door.html"
+
+    ended = door.kata("prove", "door", "--only", "mutants,nulls", "--html", str(file))
+    page = file.read_text()
+    again = door.kata("prove", "door", "--only", "nulls", "--html", str(file))
+
+    assert ended.status == 1
+    assert "door is not proved" in re.sub("<[^>]*>", "", page)
+    assert '<th title="A visitor who says hello is welcomed by name.">greets_by_name</th>' in page
+    assert '<td class="bad" title="one_line_per_read: missed">✗</td>' in page
+    assert page.count('<td class="good"') == 2
+    assert "&lt;b&gt;The example&lt;/b&gt;" in page, "what is told is text"
+    assert "<b>" not in page
+    assert not re.search(r"(src|href)=|@import|url\(", page), "it needs nothing else"
+    assert again.status == 0, again.out
+    assert 'id="mutants"' not in file.read_text(), "the page of this proof is the last one"
+
+
+def test_a_page_never_replaces_a_file_of_somebody_else(door, tmp_path):
+    mine = tmp_path / "mine.html"
+    mine.write_text("mine")
+
+    ended = door.kata("prove", "door", "--only", "nulls", "--html", str(mine))
+    below = door.kata("prove", "door", "--only", "nulls", "--html", str(mine / "below.html"))
+
+    assert (ended.status, below.status) == (2, 2)
+    assert (ended.out, below.out) == ("", ""), "it is said before anything runs"
+    assert "none of the kit's is in its place" in ended.err
+    assert "can't be written" in below.err
+    assert mine.read_text() == "mine"
+
+
+def test_without_rich_one_sentence_says_how_to_get_it(door):
+    door.write("rich/__init__.py", 'raise ModuleNotFoundError("No module named rich")')
+
+    ended = door.kata("prove", "door", "--only", "nulls")
+
+    assert ended.status == 2
+    assert ended.err == "kata: `kata prove` needs rich, which is not installed: pip install 'backend-katas[author]'\n"

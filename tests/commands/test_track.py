@@ -34,6 +34,9 @@ def test_a_track_is_a_file_beside_the_katas(track):
         (WHOLE.replace("summary", "summery"), "lacks `summary`"),
         (WHOLE.partition("[[")[0], "lacks `steps`"),
         (WHOLE.replace('"Bells"', "7"), "lacks `title`, or it is no str"),
+        (WHOLE + 'after = "bell"\n', "`after` is a list of katas that come first"),
+        (WHOLE + 'after = ["gong"]\n', "bell comes after `gong`, which is no earlier step"),
+        (WHOLE + 'after = ["bell"]\n', "bell comes after `bell`, which is no earlier step"),
         (WHOLE.replace("because", "since"), "each of `steps` is a table of kata, teaches, because"),
     ],
 )
@@ -66,6 +69,29 @@ def test_a_track_is_told_in_its_order_with_reasons_and_progress(kata, folder):
     assert places == sorted(places)
     assert all(step.because in told and step.teaches in told for step in track.steps)
     assert "1 of" in told[places[0] :]
+
+
+def test_what_a_kata_builds_on_is_told_with_its_progress(kata, folder, monkeypatch, tmp_path):
+    first, second, *_ = katas.catalogue()
+    step = 'teaches = "t"\nbecause = "b"\n'
+    text = f'title = "T"\nsummary = "S"\n[[steps]]\nkata = "{first}"\n{step}'
+    (tmp_path / "two.toml").write_text(f'{text}[[steps]]\nkata = "{second}"\n{step}after = ["{first}"]\n')
+    two = tracks.read(tmp_path / "two.toml")
+    monkeypatch.setattr(tracks, "tracks", lambda: {"two": two})
+
+    before = kata("track", "two").out
+    overview = kata("track").out
+    kata("start", first)
+    solution = folder / "katas" / first / "solution.py"
+    solution.write_text("done")
+    held = {each.id: "holds" for each in declared(katas.shipped(first))}
+    progress.save(solution.parent, {first: {"verdicts": held}})
+
+    assert two.steps[1].after == (first,)
+    assert f"builds on     {first} (not done yet)" in before
+    assert "0 of 2 katas done" in overview
+    assert f"builds on     {first} (done)" in kata("track", "two").out
+    assert "1 of 2 katas done" in kata("track").out
 
 
 def test_an_unknown_track_is_one_sentence(kata):

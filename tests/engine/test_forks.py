@@ -153,3 +153,15 @@ def test_another_language_is_never_forked(scratch, tmp_path):
     running = Process(subject, {}, scratch, tmp_path, tmp_path / "log")
     assert isinstance(running._process, process.subprocess.Popen)
     assert running._process.wait() == 5
+
+
+def test_a_file_that_is_no_python_does_not_end_it(scratch, tmp_path):
+    """In a clone, what is preloaded is the very folder that a learner edits."""
+    kata = tmp_path / "kata"
+    kata.mkdir()
+    (kata / "solution.py").write_text("def f(:")
+    (kata / "null.py").write_bytes(b"x = 1\0")
+
+    scratch.forks.preload(kata)
+
+    assert scratch.forks.start("solution.py", kata, {}, tmp_path / "log") is not None

@@ -359,3 +359,16 @@ def test_a_folder_without_its_program_says_what_to_write(bench: Bench):
 
     assert run.status == pytest.ExitCode.INTERRUPTED
     assert "has no solution.py; write it, or say in kata.toml what to `run`" in run.text
+
+
+def test_results_tell_how_many_hints_were_taken(bench: Bench):
+    bench.kata()
+    progress = bench.folder / "katas" / ".progress.json"
+    progress.write_text('{"bell": {"hints": {"answers": 2}}}')
+
+    own = bench.pytest("katas/bell", "-k", "answers")
+    reference = bench.pytest("katas/bell", "-k", "answers", "--subject=reference")
+
+    assert own.one("answers")["hints_taken"] == 2
+    assert own.one("answers_each[low]")["hints_taken"] == 0
+    assert reference.one("answers")["hints_taken"] == 0

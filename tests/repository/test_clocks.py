@@ -22,6 +22,7 @@ MAY_READ_CLOCKS = {
     "harness/solution/quiet.py",  # tells what is due from what the kernel shows
     "harness/solution/kernel.py",  # what a process has used, on its own clock
     "harness/solution/thread.py",  # tells when a blocked thread wakes up
+    "harness/evidence/replay.py",  # a program that learners take home, without the kit
 }
 
 
