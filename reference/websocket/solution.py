@@ -3,13 +3,13 @@
 What keeps the promises, and where:
 
 - `Connection.head` refuses a bad frame by its head, before any of its payload has come.
-- `Connection.message` reads payloads piece by piece, so text is checked as it arrives, and the limit holds for the sum of
-  all fragments. Control frames are served on the way, also in the middle of a message.
+- `Connection.message` reads payloads piece by piece, so text is checked as it arrives, and the limit holds for the sum
+  of all fragments. Control frames are served on the way, also in the middle of a message.
 - `Connection.send` never waits: it appends to what waits for that one client, and cuts it above MAX_PENDING. So a slow
   member holds up nobody, and since nothing is awaited while a message is handed out, all members see one order.
 - The echo waits until its client has read enough: who does not read is not read from.
-- `Connection.end` sends the FIN behind everything else and reads on until the client closes too: a socket that is closed
-  with unread input sends a reset, which may destroy the Close that says why.
+- `Connection.end` sends the FIN behind everything else and reads on until the client closes too: a socket that is
+  closed with unread input sends a reset, which may destroy the Close that says why.
 """
 
 import asyncio
