@@ -109,10 +109,18 @@ class WebSocket:
             self.frame(CONTINUATION if number else kind, payload[begin:end], fin=number == len(cuts))
 
     def in_pieces(self, pieces: Iterable[bytes], label: str) -> None:
-        """Send each piece in a segment of its own, the next one only when the solution has read it."""
+        """Send each piece in a segment of its own, the next one only when the solution has read it.
+
+        A Ping that comes meanwhile is answered behind the last piece: the answer must not fall into a frame.
+        """
+        answering, self.answers_pings = self.answers_pings, False
+        before = len(self.pings)
         for piece in pieces:
             self.send(piece, label)
             self.solution.settled()
+        self.answers_pings = answering
+        for payload in self.pings[before:] if answering else []:
+            self.frame(PONG, payload)
 
     def ping(self, payload: bytes = b"") -> None:
         self.frame(PING, payload)
@@ -156,9 +164,9 @@ class WebSocket:
         """Wait for that many messages in all, and return them. Raises Broken."""
         what = owed or f"message {number}"
         self.solution.until(lambda: len(self.messages) >= number or self._over, what, self.name)
+        self.check()
         if len(self.messages) < number:
             raise Broken(f"{self.name} is owed {what}; {self._ending()}")
-        self.check()
         self.taken = max(self.taken, number)
         return self.messages[:number]
 
@@ -171,6 +179,7 @@ class WebSocket:
         """Wait for the Pong with that payload. Raises Broken."""
         what = f"a Pong with the payload of the Ping, {shown(payload)}"
         self.solution.until(lambda: payload in self.pongs or self._over, what, self.name)
+        self.check()
         if payload not in self.pongs:
             raise Broken(f"{self.name} is owed {what}; {self._ending()}")
 
@@ -213,8 +222,6 @@ class WebSocket:
         return bool(self.fault) or self.connection.ended
 
     def _ending(self) -> str:
-        if self.fault:
-            return self.fault
         return f"{told(self.close_frame)} came instead" if self.close_frame else "the connection was closed instead"
 
     # -- reading ------------------------------------------------------------------------------------------------

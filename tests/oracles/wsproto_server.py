@@ -28,7 +28,7 @@ KATA = "websocket"
 NEEDS = "wsproto"
 PACKAGE = "python3-wsproto, or pip install wsproto"
 DEVIATIONS = {
-    "bad_keys": "it takes the key as it comes; RFC 6455 4.2.1 wants 16 bytes in base64, 4.2.2 lets it be",
+    "sloppy_handshakes": "it takes HTTP/1.0 and any key; RFC 6455 4.2.1 wants 1.1, and 16 bytes in base64",
 }
 
 ROOM = re.compile(r"/rooms/([A-Za-z0-9_-]{1,64})")
