@@ -21,7 +21,6 @@ from harness.wire.tcp import Connection
 from harness.wire.websocket import (
     CLOSE,
     CONTINUATION,
-    NAMES,
     NO_CODE,
     PING,
     PONG,
@@ -32,6 +31,7 @@ from harness.wire.websocket import (
     accept_of,
     close_payload,
     closing,
+    described,
     frame,
     opcode_and_payload,
     shown,
@@ -90,8 +90,8 @@ class WebSocket:
     def frame(self, opcode: int, payload: bytes = b"", **shape: Any) -> None:
         """Send one frame; `shape` is that of `frame`, and a fresh key masks it."""
         data = self.bytes_of(opcode, payload, **shape)
-        told = "".join(f" {name}={value!r}" for name, value in shape.items())
-        self.send(data, f"{NAMES.get(opcode, f'opcode {opcode:#x}')}{told} {shown(payload)}")
+        odd = "".join(f" {name}={value!r}" for name, value in shape.items())
+        self.send(data, f"{described(opcode, payload)}{odd}")
 
     def bytes_of(self, opcode: int, payload: bytes = b"", **shape: Any) -> bytes:
         """The bytes of such a frame, not sent."""
@@ -283,7 +283,7 @@ class WebSocket:
                     return
 
     def _frame(self, arrived: Frame) -> None:
-        self._told(f"{NAMES[arrived.opcode]} {shown(arrived.payload)}", arrived.payload)
+        self._told(described(arrived.opcode, arrived.payload), arrived.payload)
         if arrived.opcode == PING:
             self.pings.append(arrived.payload)
             if self.answers_pings:

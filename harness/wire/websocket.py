@@ -184,6 +184,14 @@ def told(close: Close) -> str:
     return f"a Close {code}"
 
 
+def described(opcode: int, payload: bytes) -> str:
+    """A frame in a few words: its name, and what it says."""
+    name = NAMES.get(opcode, f"opcode {opcode:#x}")
+    if opcode == CLOSE and len(payload) >= 2:
+        return f"{name} {int.from_bytes(payload[:2], 'big')} {shown(payload[2:])}".rstrip()
+    return f"{name} {shown(payload)}".rstrip()
+
+
 def shown(payload: bytes) -> str:
     """The beginning of a payload, as text where it is some."""
     try:

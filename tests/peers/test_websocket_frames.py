@@ -26,6 +26,7 @@ from harness.wire.websocket import (
     accept_of,
     close_payload,
     closing,
+    described,
     frame,
     masked,
 )
@@ -152,6 +153,12 @@ def test_a_close_is_read_as_they_read_it():
     for payload in (b"", close_payload(1000), close_payload(4999, "é")):
         theirs, ours = TheirClose.parse(payload), closing(Frame(CLOSE, payload))
         assert ours == Close(theirs.code, theirs.reason)
+
+
+def test_a_frame_is_told_in_a_few_words():
+    assert described(CLOSE, close_payload(1001, "going")) == "Close 1001 going"
+    assert (described(CLOSE, b""), described(PING, b"p"), described(11, b"")) == ("Close", "Ping p", "opcode 0xb")
+    assert described(BINARY, b"\xff" * 50) == f"binary (50 bytes) {'ff ' * 39}ff…"
 
 
 def test_the_accept_key_is_theirs():
