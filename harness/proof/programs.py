@@ -6,6 +6,7 @@ Oracles are read as text, since importing one would run it.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ TOLD = ("KATA", "NEEDS", "PACKAGE", "DEVIATIONS")
 class Oracle:
     """A launcher of a real server, and what its file says of it.
 
-    `KATA` names the kata, `NEEDS` the command and `PACKAGE` what brings it; `DEVIATIONS` says of each behaviour that
-    need not hold why that is justified.
+    `KATA` names the kata, `NEEDS` the command, or the module of this environment, and `PACKAGE` what brings it;
+    `DEVIATIONS` says of each behaviour that need not hold why that is justified.
     """
 
     path: Path
@@ -38,8 +39,9 @@ class Oracle:
 
     @property
     def missing(self) -> str:
-        """The command that is not installed here, "" when all is there."""
-        return self.needs if self.needs and shutil.which(self.needs) is None else ""
+        """The command or module that is not installed here, "" when all is there."""
+        module = self.needs.isidentifier() and importlib.util.find_spec(self.needs)
+        return self.needs if self.needs and not module and shutil.which(self.needs) is None else ""
 
 
 def oracles() -> list[Oracle]:

@@ -1,7 +1,8 @@
 """A browser that nobody here wrote, and a relay between it and a solution, on one origin.
 
 The relay serves a page, passes the requests for streams on, remembers their heads, and can cut the connections: then it
-is seen on the wire how the browser comes back. What the page's script sees it reports to the relay.
+is seen on the wire how the browser comes back. What the page's script sees it reports to the relay. In a page the word
+`UPSTREAM` stands for host and port of the solution: a WebSocket may go there from any page.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 import pytest
 
-PAGE = (Path(__file__).parent / "programs" / "event_source.html").read_bytes()
+PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = 90.0  # seconds, for a browser that starts on a machine under any load
 FLAGS = [
     "--headless",
@@ -41,9 +42,11 @@ FLAGS = [
 class Relay(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, upstream: tuple[str, int]) -> None:
+    def __init__(self, upstream: tuple[str, int], page: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.upstream = upstream
+        text = (PROGRAMS / page).read_text(encoding="utf-8")
+        self.page = text.replace("UPSTREAM", f"{upstream[0]}:{upstream[1]}").encode()
         self.last_ids: list[str | None] = []  # of each request for a stream, oldest first
         self.reports: list[dict[str, Any]] = []
         self._open: list[http.client.HTTPConnection] = []
@@ -93,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/page":
-            self.answer(200, PAGE)
+            self.answer(200, self.server.page)
         elif self.path.startswith("/streams/"):
             self.pass_on()
         else:

@@ -12,9 +12,9 @@ from harness.solution.scratch import Scratch
 
 
 @contextmanager
-def reference(name: str, *peers: type[Peer]) -> Iterator[Solution]:
+def reference(name: str, *peers: type[Peer], **environment: str) -> Iterator[Solution]:
     kata, scratch = katas.shipped(name), Scratch()
-    solution = Solution(kata, subjects.reference(kata), {}, peers, scratch)
+    solution = Solution(kata, subjects.reference(kata), environment, peers, scratch)
     try:
         solution.until_ready()
         yield solution

@@ -22,7 +22,7 @@ def dispatched(relay: Relay) -> list[tuple[str, str, str]]:
 @pytest.mark.timeout(300)
 def test_a_browser_gets_everything_once_across_a_cut_and_stops_at_the_end(tmp_path):
     with reference("sse") as solution:
-        relay = Relay(solution.address)
+        relay = Relay(solution.address, "event_source.html")
         threading.Thread(target=relay.serve_forever, daemon=True).start()
         host, port = solution.address
         with (

@@ -57,3 +57,12 @@ def http_server(scratch: Scratch, file: str) -> Iterator[Solution]:
     subject = Subject(file, SERVERS, ("python", file))
     with running(NO_KATA, subject, scratch, {}) as solution:
         yield solution
+
+
+@contextmanager
+def websockets_server(scratch: Scratch, **environment: str) -> Iterator[Solution]:
+    pytest.importorskip("websockets", reason="websockets is not installed")
+    kata = katas.shipped("websocket")
+    subject = subjects.from_path(kata, ORACLES / "websockets_library.py")
+    with running(kata, subject, scratch, environment) as solution:
+        yield solution
