@@ -119,7 +119,9 @@ class Tls:
     # -- what the client does -----------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """Encrypt and send, as soon as nothing is held any more."""
+        """Encrypt and send, as soon as nothing is held any more; what nobody would read is dropped."""
+        if self.ended:
+            return
         self.tls.write(data)
         self._flush()
 
@@ -155,7 +157,7 @@ class Tls:
         del self._held[:number]
         self._deliver(part)
 
-    def close(self) -> None:
+    def send_notify(self) -> None:
         """Send close_notify; the TCP connection stays open, so that the answer is seen."""
         self._note("close_notify", b"")
         try:
@@ -200,7 +202,9 @@ class Tls:
             self._closed()
         except ssl.SSLWantReadError:
             pass
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
+        except ssl.SSLZeroReturnError:  # as after an empty read, when the client has said close_notify before
+            self._closed()
+        except (ssl.SSLEOFError, ssl.SSLSyscallError):
             pass  # a truncation, which `connection.ended` shows
         except ssl.SSLCertVerificationError as error:
             self.fault = f"the server's certificate is not to be trusted: {error.verify_message}"
