@@ -66,7 +66,7 @@ class Issuer:
         valid: tuple[float, float],
     ) -> x509.Certificate:
         """`valid` from and until, in seconds from now; each extension with whether it is critical."""
-        now = datetime.datetime.fromtimestamp(waiting.unix_time(), datetime.timezone.utc)
+        now = datetime.datetime.fromtimestamp(waiting.unix_time(), datetime.UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)

@@ -1,4 +1,4 @@
-"""The files that a TLS server is configured with: a list of sites, their certificates and keys, the CAs of their clients.
+"""What a TLS server is configured with: a list of sites, their certificates and keys, the CAs of their clients.
 
 The harness owns the authorities of both sides. The files lie in the solution's STATE_DIR, in `tls`; a behaviour that
 changes them has a solution of its own, since nobody knows when they are read.
@@ -33,7 +33,7 @@ class Site:
         return self.names[0]
 
     def entry(self) -> dict[str, object]:
-        entry = {"names": list(self.names), "chain": f"{self.file}.pem", "key": f"{self.file}.key"}
+        entry: dict[str, object] = {"names": list(self.names), "chain": f"{self.file}.pem", "key": f"{self.file}.key"}
         return entry | ({"client_ca": self.client_ca} if self.client_ca else {})
 
 

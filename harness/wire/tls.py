@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 from harness.solution.program import Solution
 from harness.verdicts import Broken
@@ -144,9 +145,14 @@ class Tls:
     def held(self) -> bytes:
         return bytes(self._held or b"")
 
-    def release(self, remake: Callable[[bytes], bytes] = bytes) -> None:
-        """Send what was held, or what `remake` makes of it, and hold no more."""
-        data = remake(self.held)
+    def until_held(self) -> Tls:
+        """Wait until there is something to hold back: it is the client's turn."""
+        self.solution.until(lambda: self.held or self.ended, "the server's part of the handshake", self.name)
+        return self
+
+    def release(self, instead: bytes = b"") -> None:
+        """Send what was held (or the same in another form, `instead`), and hold no more."""
+        data = instead or self.held
         self._held = None
         self._deliver(data)
 
@@ -160,10 +166,8 @@ class Tls:
     def send_notify(self) -> None:
         """Send close_notify; the TCP connection stays open, so that the answer is seen."""
         self._note("close_notify", b"")
-        try:
-            self.tls.unwrap()
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
-            pass  # its answer is still to come, or has come already
+        with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
+            self.tls.unwrap()  # its answer is still to come, or has come already
         self._flush()
 
     def half_close(self) -> None:
@@ -187,8 +191,7 @@ class Tls:
         if connection.ended:
             self._incoming.write_eof()
         self._advance()
-        if self.on_plaintext:
-            self.on_plaintext(self)
+        self._tell()
 
     def _advance(self) -> None:
         if self.alert or self.fault or self.close_notify:
@@ -217,7 +220,12 @@ class Tls:
         facts = [self.version, self.protocol or "no ALPN"] + (["resumed"] if self.resumed else [])
         self.solution.record.note(self.name, f"has TLS: {', '.join(facts)}")
 
+    def _tell(self) -> None:
+        if self.on_plaintext:
+            self.on_plaintext(self)
+
     def _closed(self) -> None:
+        self._tell()  # of what came before
         self.close_notify = True
         self.solution.record.add("message", self.solution.record.solution, self.name, "close_notify", b"", self.name)
 

@@ -5,6 +5,7 @@ what it has left in `outgoing` is sent, also when it fails, since its last word 
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -188,10 +189,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Say close_notify behind everything that was said, and close; the client's own is not waited for."""
-        try:
+        with contextlib.suppress(ssl.SSLError):
             self.tls.unwrap()
-        except ssl.SSLError:
-            pass
         self.flush()
         self.transport.close()
 
