@@ -165,6 +165,7 @@ function secured(tls) {
 
 async function answer(site, sites, request, response) {
   const state = states.get(request.socket);
+  if (!state) return; // it has gone already
   state.busy += 1;
   response.on("close", () => {
     state.busy -= 1;
