@@ -183,7 +183,7 @@ class Front:
         return handshake_records(client_hello(self.chance, **how))
 
     def reload(self) -> None:
-        """SIGHUP, until all of its effect is there: short timers belong to it (new processes take over from old ones)."""
+        """SIGHUP, until all of its effect is there; short timers belong to it: new processes take over from old ones."""
         self.solution.signal(signal.SIGHUP, ends=False)
         self.solution.settled()
         due = [timer for timer in self.solution.look().timers if timer < TAKE_OVER]
@@ -248,7 +248,12 @@ def test_chain_is_complete(front: Front) -> None:
 @behaviour(stage=1, source=SNI)
 def test_certificate_by_name(front: Front) -> None:
     """Each name gets the certificate of its site, and is answered by it."""
-    for name, file in [("www.kata.test", "www"), ("kata.test", "www"), ("pay.apps.kata.test", "pay")]:
+    for name, file in [
+        ("www.kata.test", "www"),
+        ("kata.test", "www"),
+        ("pay.apps.kata.test", "pay"),
+        ("pay.kata.test", "pay"),
+    ]:
         https = front.https(name)
         has_certificate_of(https.channel, front.sites[file], name)
         site = front.whoami(https)["site"]
@@ -929,7 +934,7 @@ def test_broken_reload_keeps_the_old(front: Front) -> None:
     "Make new contexts for everything: they have new keys for tickets, and trust the new CA alone.",
 )
 def test_reload_replaces_the_ca(front: Front) -> None:
-    """When the CA of a site's clients was replaced, the old CA's clients are refused, with a certificate or a ticket."""
+    """When the CA of a site's clients was replaced, its clients are refused, with a certificate or a ticket."""
     sessions = {}
     for version in (V12, V13):
         https = front.https("admin.kata.test", client=front.alice, version=version)
@@ -1007,6 +1012,12 @@ def test_stops_gracefully(front: Front) -> None:
     front.solution.signal(signal.SIGTERM)
     idle.channel.until_ended("close_notify at the stop")
     assert idle.channel.close_notify, f"close_notify is owed to an idle client; {idle.channel.ending}"
+    late = (
+        front.plain("late client")
+        .send(front.hello(), "ClientHello")
+        .until_answered("nothing: it has been told to stop")
+    )
+    assert not late.sight.messages, f"nobody is accepted after SIGTERM, and came {_told(late)}"
     busy.channel.send(b"6789")
     answer = busy.response()
     assert answer.status == 204, f"the request that had begun is owed 204, and came {answer}"
@@ -1016,9 +1027,6 @@ def test_stops_gracefully(front: Front) -> None:
     for https in (busy, large):
         https.channel.until_ended("close_notify at the stop")
         assert https.channel.close_notify, f"close_notify is owed after the last answer; {https.channel.ending}"
-    late = front.plain("late client").send(front.hello(), "ClientHello")
-    late.until_ended("nothing: nobody is accepted any more")
-    assert not late.sight.messages, f"nobody is accepted after SIGTERM, and came {_told(late)}"
     status = front.solution.until_exit("to exit after the last answer")
     assert status in (0, -signal.SIGTERM), f"status 0, or the end by SIGTERM, is owed; and came {status}"
 

@@ -63,7 +63,7 @@ def shown_first() -> tuple[Site, ...]:
     return (
         make("www", "www.kata.test", "kata.test"),
         make("apps", "*.apps.kata.test"),
-        make("pay", "pay.apps.kata.test"),
+        make("pay", "pay.apps.kata.test", "pay.kata.test"),
         make("admin", "admin.kata.test", client_ca="staff.pem"),
         make("ops", "ops.kata.test", client_ca="machines.pem"),
     )

@@ -1,7 +1,7 @@
 """Runs the real nginx in front of a small backend: `--subject=tests/oracles/nginx_tls.py`.
 
-nginx does all of TLS; this program writes its configuration from the list of sites (anew at SIGHUP, which it passes on),
-and keeps the notes behind it.
+nginx does all of TLS; this program writes its configuration from the list of sites (anew at SIGHUP, which it passes
+on), and keeps the notes behind it.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ PACKAGE = "nginx-light"
 DEVIATIONS = {
     "notify_is_answered": "nginx closes an idle connection without close_notify when the client has sent its own; "
     "RFC 5246, 7.2.1 and RFC 8446, 6.1 want one (MUST), but nobody reads it any more",
+    "reload_drops_nobody": "a reload replaces the worker processes, and the old ones close their idle connections "
+    "(properly) when they retire; requests that are under way are finished",
 }
 
 STATE = Path(os.environ["STATE_DIR"])
