@@ -1,8 +1,8 @@
 """A TLS server for several sites: each connection begins with the ClientHello, which decides what follows.
 
 hello.py and service.py are given. TLS goes through two memory buffers (ssl.MemoryBIO): what came from the client is
-written into `incoming`, TLS is asked to go on, and what it has left in `outgoing` is sent, also when it fails, since its
-last word is an alert. TLS that lacks input raises ssl.SSLWantReadError, and is asked again when more has come.
+written into `incoming`, TLS is asked to go on, and what it has left in `outgoing` is sent, also when it fails, since
+its last word is an alert. TLS that lacks input raises ssl.SSLWantReadError, and is asked again when more has come.
 """
 
 import asyncio
@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self.server = server
         self.hello = bytearray()
+        self.conversation: Conversation | None = None  # from the end of the handshake on
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.lost = asyncio.get_running_loop().create_future()
 
@@ -87,8 +88,8 @@ class Connection(asyncio.Protocol):
     def go_on(self) -> None:
         """Do the handshake, then answer and read, as far as what has come allows, and send what TLS wants to send.
 
-        `Conversation(site, client, answers_for)` takes plaintext by receive(), and gives answers by next_piece(), a piece
-        each time, None when there is no more for now. When it is `over` close with close_notify.
+        `Conversation(site, client, answers_for)` takes plaintext by receive(), and gives answers by next_piece(), a
+        piece each time, None when there is no more for now. When it is `over` close with close_notify.
         """
         raise NotImplementedError("Connection.go_on() in solution.py")
 
