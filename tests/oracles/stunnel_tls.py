@@ -14,19 +14,16 @@ from pathlib import Path
 KATA = "tls_server"
 NEEDS = "stunnel"
 PACKAGE = "stunnel4"
-NOT_TOLD = "stunnel tells the service behind it nothing of the client"
-NO_ALPN = "stunnel does not know ALPN in front of a plain service"
-SECONDS = "the time-outs of stunnel are whole seconds"
 DEVIATIONS = {
-    "http_is_negotiated": NO_ALPN,
-    "no_common_protocol": NO_ALPN,
-    "client_is_named": NOT_TOLD,
-    "identity_is_from_the_handshake": NOT_TOLD,
-    "handshakes_side_by_side": NOT_TOLD,
+    "http_is_negotiated": "stunnel does not know ALPN in front of a plain service",
+    "no_common_protocol": "stunnel does not know ALPN in front of a plain service",
+    "client_is_named": "stunnel tells the service behind it nothing of the client",
+    "identity_is_from_the_handshake": "stunnel tells the service behind it nothing of the client",
+    "handshakes_side_by_side": "stunnel tells the service behind it nothing of the client",
     "wildcard_is_one_label": "a wildcard of stunnel stands for any number of labels",
     "tickets_open_one_site": "tickets are shared by all names of a port: the weakness that is asked for here",
-    "silent_clients_are_cut": SECONDS,
-    "dripping_clients_are_cut": SECONDS,
+    "silent_clients_are_cut": "the time-outs of stunnel are whole seconds",
+    "dripping_clients_are_cut": "the time-outs of stunnel are whole seconds",
     "stops_gracefully": "stunnel ends at SIGTERM, whatever is under way",
 }
 
