@@ -20,6 +20,7 @@ from harness.behaviour import Source, behaviour, hints, rfc
 from harness.peers.certificates import CLIENT, DAY, SERVER, Credential
 from harness.peers.sites import HTTP, Site, Sites
 from harness.solution.program import Solution
+from harness.verdicts import Broken, NotReached
 from harness.wire.http1 import Headers
 from harness.wire.https import Https
 from harness.wire.tcp import Connection
@@ -43,6 +44,7 @@ KIB, MIB = 1 << 10, 1 << 20
 HANDSHAKE = 80  # ms
 HASTY = {"HANDSHAKE_MS": HANDSHAKE}
 IMPATIENT = {"SHUTDOWN_MS": 60}
+PATIENT = {"SHUTDOWN_MS": 30_000}  # whoever is done exits before
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 CLOSE: Headers = [("Connection", "close")]
 TAKE_OVER = 0.5  # seconds; nginx lets both generations of its processes serve for 0.1
@@ -155,6 +157,17 @@ class Front:
         https = self.https(server_name, who, **how)
         self.whoami(https)
         return https
+
+    def serves_in_time(self, who: str = "another") -> Https:
+        """As `serves`, where HANDSHAKE_MS is so short that a machine may be too slow for it: that is nobody's fault."""
+        for _ in range(TRIES):
+            began = waiting.now()
+            try:
+                return self.serves(who=who)
+            except Broken:
+                if waiting.now() - began < HANDSHAKE / 1000:
+                    raise
+        raise NotReached(f"the scene could not be set: no handshake was done within {HANDSHAKE} ms")
 
     def note(self, https: Https, name: str, text: bytes) -> None:
         answer = https.request("PUT", f"/notes/{name}", text)
@@ -360,8 +373,7 @@ def test_names_ignore_case(front: Front) -> None:
         data = front.hello(server_name=name.encode(), version=TLS12)
         lower = front.https("pay.apps.kata.test", host=name)
         assert front.whoami(lower)["site"] == "pay.apps.kata.test", "Host in capitals is the same site"
-        answer = front.plain().send(data, f"ClientHello for {name}").until_answered()
-        front.solution.settled()
+        answer = front.plain().send(data, f"ClientHello for {name}").until_sent("ServerHelloDone")
         site = front.sites["pay"].credential.der
         assert site in bytes(answer.received), f"{name} is owed the certificate of pay.apps.kata.test"
         answer.connection.hang_up()
@@ -791,7 +803,7 @@ def test_reload_amid_handshakes(front: Front) -> None:
 @behaviour(stage=4, settings=HASTY, source=brief("S6", "HANDSHAKE_MS"))
 def test_silent_clients_are_cut(front: Front) -> None:
     """Who has not finished its handshake within HANDSHAKE_MS is cut off, wherever it stopped; who has is not."""
-    done = front.serves()
+    done = front.serves_in_time("served")
     silent = front.plain("silent")
     half = front.tls(who="half a hello", held=True)
     half.release_bytes(50)
@@ -823,7 +835,7 @@ def test_dripping_clients_are_cut(front: Front) -> None:
             break
         waiting.elapse(front.solution, HANDSHAKE / 4)
     assert drip.connection.ended, f"after {HANDSHAKE} ms the end is owed, and it goes on after {5 * HANDSHAKE} ms"
-    front.serves()
+    front.serves_in_time()
 
 
 @behaviour(stage=4, points=4, source=rfc(9112, "9.8", "TLS Connection Closure"))
@@ -999,7 +1011,7 @@ def test_vanished_clients_are_forgotten(front: Front) -> None:
     front.serves()
 
 
-@behaviour(stage=4, points=4, source=brief("S9", "SIGTERM"), alone=True)
+@behaviour(stage=4, points=4, source=brief("S9", "SIGTERM"), settings=PATIENT, alone=True)
 @hints(
     "Who is still owed something when the signal comes?",
     "A request that has begun is owed its answer, an idle client close_notify, and newcomers nothing.",
@@ -1010,7 +1022,7 @@ def test_stops_gracefully(front: Front) -> None:
     idle, busy, name = front.serves(), front.serves("pay.apps.kata.test"), front.name("note")
     large = front.serves(who="large")
     large.channel.connection.stop_reading()
-    large.send("GET", f"/bytes/{10 * MIB}")
+    large.send("GET", f"/bytes/{8 * MIB}")
     busy.channel.send(busy.encode("PUT", f"/notes/{name}", b"0123456789")[:-4])
     front.solution.settled()
     front.solution.signal(signal.SIGTERM)
@@ -1027,7 +1039,7 @@ def test_stops_gracefully(front: Front) -> None:
     assert answer.status == 204, f"the request that had begun is owed 204, and came {answer}"
     large.channel.connection.read_again()
     answer = large.response()
-    assert len(answer.body) == 10 * MIB, f"the answer under way is owed whole, and came {len(answer.body)} bytes"
+    assert len(answer.body) == 8 * MIB, f"the answer under way is owed whole, and came {len(answer.body)} bytes"
     for https in (busy, large):
         https.channel.until_ended("close_notify at the stop")
         assert https.channel.close_notify, f"close_notify is owed after the last answer; {https.channel.ending}"
