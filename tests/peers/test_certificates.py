@@ -15,11 +15,14 @@ pytestmark = pytest.mark.oracle
 AUTHORITY = Authority("test")
 
 
-def verified(folder: Path, credential: Credential, purpose: str, root: str = "", *options: str) -> str:
-    """What `openssl verify` says of a certificate whose chain it has."""
+END = "-----END CERTIFICATE-----\n"
+
+
+def verified(folder: Path, credential: Credential, purpose: str, *options: str, between: str | None = None) -> str:
+    """What `openssl verify` says of a certificate, knowing the root, and what stands between (by default its chain)."""
     require("openssl", "openssl")
-    leaf, mark, rest = credential.chain.partition("-----END CERTIFICATE-----\n")
-    files = {"leaf.pem": leaf + mark, "rest.pem": rest, "root.pem": root or AUTHORITY.root}
+    leaf, end, rest = credential.chain.partition(END)
+    files = {"leaf.pem": leaf + end, "rest.pem": rest if between is None else between, "root.pem": AUTHORITY.root}
     for name, text in files.items():
         (folder / name).write_text(text)
     words = ["openssl", "verify", "-purpose", purpose, "-CAfile", "root.pem", "-untrusted", "rest.pem", "-x509_strict"]
@@ -30,7 +33,7 @@ def verified(folder: Path, credential: Credential, purpose: str, root: str = "",
 def test_good_certificates_are_believed(tmp_path):
     server = AUTHORITY.issue("a.test", ["a.test", "*.b.test"])
     for name in ("a.test", "x.b.test"):
-        assert "leaf.pem: OK" in verified(tmp_path, server, "sslserver", "", "-verify_hostname", name)
+        assert "leaf.pem: OK" in verified(tmp_path, server, "sslserver", "-verify_hostname", name)
     assert "leaf.pem: OK" in verified(tmp_path, AUTHORITY.issue("alice", usage=CLIENT), "sslclient")
 
 
@@ -40,25 +43,20 @@ def test_good_certificates_are_believed(tmp_path):
         (AUTHORITY.issue("alice", usage=CLIENT, valid=(-2 * DAY, -DAY)), "certificate has expired"),
         (AUTHORITY.issue("alice", usage=CLIENT, valid=(DAY, 2 * DAY)), "certificate is not yet valid"),
         (AUTHORITY.issue("alice", usage=SERVER), "unsuitable certificate purpose"),
-        (Authority("test").issue("alice", usage=CLIENT), "signature failure"),
+        (Authority("test").issue("alice", usage=CLIENT), "unable to get local issuer certificate"),
     ],
     ids=["expired", "not valid yet", "for servers only", "another authority of the same name"],
 )
 def test_bad_certificates_are_bad_for_one_reason(tmp_path, credential, why):
-    said = verified(tmp_path, credential, "sslclient")
-
-    assert why in said or (why == "signature failure" and "unable to get" in said), said
+    assert why in verified(tmp_path, credential, "sslclient")
 
 
 def test_the_leaf_alone_is_not_believed(tmp_path):
     credential = AUTHORITY.issue("a.test", ["a.test"])
-    alone = Credential(
-        credential.certificate,
-        credential.chain.split("-----END CERTIFICATE-----\n")[0] + "-----END CERTIFICATE-----\n",
-        "",
-    )
+    stranger = Authority("stranger").root
 
-    assert "unable to get local issuer certificate" in verified(tmp_path, alone, "sslserver")
+    said = verified(tmp_path, credential, "sslserver", between=stranger)
+    assert "unable to get local issuer certificate" in said
 
 
 def test_key_and_certificate_belong_together(tmp_path):
