@@ -137,9 +137,9 @@ class Solution:
         assert self.process is not None, "launch() comes first"
         return self.process
 
-    def signal(self, number: int) -> None:
-        """Send a signal that may end the solution; from now on its end is no crash."""
-        self.expected_to_die = True
+    def signal(self, number: int, ends: bool = True) -> None:
+        """Send a signal. If it may end the solution (`ends`), its end is no crash from now on."""
+        self.expected_to_die = self.expected_to_die or ends
         self.record.note(self.record.solution, f"gets {signal.Signals(number).name}")
         self._running.signal(number)
 
