@@ -61,12 +61,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    programs = Programs()
+    if config.getoption("seed") is None:
+        config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
+    programs = Programs(config.getoption("seed"))
     config.stash[PROGRAMS] = programs
     config.stash[RESULTS] = []
     config.stash[COPIES] = Copies(programs.new_folder)
-    if config.getoption("seed") is None:
-        config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
 
 
 def _seed_of_controller(config: pytest.Config) -> int | None:

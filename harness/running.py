@@ -25,7 +25,8 @@ STARTING = 2  # programs that may be starting ahead of their turn
 class Programs:
     """The solutions that run now, by what they were started for."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
         self._scratch: Scratch | None = None
         self._running: dict[Key, Solution] = {}
         self._built: set[str] = set()
@@ -56,7 +57,12 @@ class Programs:
         try:
             self._build(module)
             solution = Solution(
-                module.kata, module.subject, module.settings | dict(behaviour.environment), module.peers, self.scratch
+                module.kata,
+                module.subject,
+                module.settings | dict(behaviour.environment),
+                module.peers,
+                self.scratch,
+                self._seed,
             )
             self._running[key] = solution
             solution.launch()
