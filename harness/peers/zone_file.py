@@ -6,6 +6,7 @@ can't be written into a solution.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -29,10 +30,15 @@ class ZoneRecord(NamedTuple):
 
     @property
     def rdata(self) -> dns.rdata.Rdata:
-        return dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.from_text(self.kind), self.data)
+        return _rdata(self.kind, self.data)
 
     def __str__(self) -> str:
         return f"{self.owner} {self.ttl} IN {self.kind} {self.data}"
+
+
+@functools.cache
+def _rdata(kind: str, text: str) -> dns.rdata.Rdata:
+    return dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.from_text(kind), text)
 
 
 class ZoneFile:
