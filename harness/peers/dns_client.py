@@ -74,7 +74,7 @@ class Query:
         return f"{shown(self.labels)} {dns.rdatatype.to_text(dns.rdatatype.RdataType.make(self.kind))}"
 
 
-@dataclass
+@dataclass(repr=False)
 class Answer:
     """A response as it came. Sections hold the records one by one, in their order; the OPT record is not among them."""
 
@@ -141,15 +141,11 @@ class Answer:
 
     def __str__(self) -> str:
         told = " ".join(name for flag, name in NAMES_OF_FLAGS.items() if self.flags & flag)
-        counts = [
-            f"{len(records)} {name}"
-            for name, records in zip(("answer", "authority", "additional"), self._sections(), strict=True)
-            if records
-        ]
-        return ", ".join(filter(None, [f"{self.rcode} {told}".strip(), *counts]))
+        sections = {"answer": self.answer, "authority": self.authority, "additional": self.additional}
+        counts = [f"{name} {len(records)}" for name, records in sections.items() if records]
+        return ", ".join([f"{self.rcode} {told}".strip(), *counts])
 
-    def _sections(self) -> tuple[list[ZoneRecord], ...]:
-        return self.answer, self.authority, self.additional
+    __repr__ = __str__
 
 
 def _records(section: Iterable[dns.rrset.RRset]) -> list[ZoneRecord]:
