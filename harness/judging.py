@@ -21,7 +21,7 @@ from harness.collecting import KataModule, behaviour_of, module_of
 from harness.results import Result
 from harness.story.fold import essential, fold, shorten_middle
 from harness.story.plain import shorten
-from harness.verdicts import Broken, NotShown, Verdict, verdict_of
+from harness.verdicts import Broken, Died, LimitReached, NotShown, Verdict, verdict_of
 
 MESSAGE_WIDTH, DETAIL_LINES, DETAIL_WIDTH = 800, 8, 400
 STORY_EVENTS = 100, 300  # at its beginning and at its end; what is between is counted
@@ -54,6 +54,8 @@ def judge(item: pytest.Function) -> Generator[None, Any, object]:
         error = raised
         if solution and isinstance(raised, AssertionError):
             solution.explain(raised)
+            if not isinstance(raised, Died) and (undelivered := solution.undelivered()):
+                error = LimitReached(f"{undelivered}, so nothing was decided: {raised}")
     mutant = module_of(item).subject.mutant
     if mutant is None:
         if error:

@@ -31,7 +31,9 @@ OPTIONAL = {
     "extra": str,
     "skeleton": str,
     "called": str,
+    "listens": list,
 }
+TRANSPORTS = ("tcp", "udp")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Kata:
     extra: str = ""
     skeleton: str = ""
     called: str = "solution"  # what stories call the program
+    listens: tuple[str, ...] = ("tcp",)  # the transports on which it is ready at HOST:PORT
 
     @property
     def folder(self) -> Path:
@@ -86,7 +89,7 @@ def read(path: Path) -> Kata:
     _check_fields(path, table)
     if "environment" in table:
         table["environment"] = {key: _setting(path, key, value) for key, value in table["environment"].items()}
-    for key in ("run", "build"):
+    for key in ("run", "build", "listens"):
         if key in table:
             table[key] = tuple(table[key])
     return Kata(path=path, **table)
@@ -107,6 +110,8 @@ def _check_fields(path: Path, table: dict[str, Any]) -> None:
     for key in ("run", "build"):
         if key in table and not (table[key] and all(isinstance(word, str) and word for word in table[key])):
             raise Unusable(f'{path}: `{key}` must be a list of words, such as ["python", "solution.py"]')
+    if "listens" in table and not (table["listens"] and all(word in TRANSPORTS for word in table["listens"])):
+        raise Unusable(f'{path}: `listens` must name "tcp", "udp" or both, such as ["udp", "tcp"]')
 
 
 def _setting(path: Path, key: str, value: Any) -> str:

@@ -70,12 +70,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     pytest.register_assert_rewrite("harness.behaviours")  # for this run: a warm process imports this file only once
-    programs = Programs(taped=evidence.wanted(config))
+    if config.getoption("seed") is None:
+        config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
+    programs = Programs(config.getoption("seed"), taped=evidence.wanted(config))
     config.stash[PROGRAMS] = programs
     config.stash[RESULTS] = []
     config.stash[COPIES] = Copies(programs.new_folder)
-    if config.getoption("seed") is None:
-        config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
     _check_story(config.getoption("story"))
 
 

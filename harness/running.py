@@ -26,9 +26,9 @@ STARTING = 2  # programs that may be starting ahead of their turn
 class Programs:
     """The solutions that run now, by what they were started for."""
 
-    def __init__(self, taped: bool = False) -> None:
+    def __init__(self, seed: int, taped: bool = False) -> None:
         """`taped`: every byte of every behaviour is kept until the next one begins."""
-        self._taped = taped
+        self._seed, self._taped = seed, taped
         self._scratch: Scratch | None = None
         self._running: dict[Key, Solution] = {}
         self._built: set[str] = set()
@@ -59,7 +59,12 @@ class Programs:
         try:
             self._build(module)
             solution = Solution(
-                module.kata, module.subject, module.settings | dict(behaviour.environment), module.peers, self.scratch
+                module.kata,
+                module.subject,
+                module.settings | dict(behaviour.environment),
+                module.peers,
+                self.scratch,
+                self._seed,
             )
             if self._taped:
                 solution.network.tape = Tape(solution.record)

@@ -25,6 +25,7 @@ from harness.story.record import Record
 from harness.verdicts import Broken, LimitReached, NotReached
 from harness.wire.network import Network
 from harness.wire.tcp import Connection
+from harness.wire.udp import Endpoint
 
 T = TypeVar("T")
 
@@ -65,7 +66,10 @@ class Scene(Protocol):
     def effort(self) -> float: ...
     def longest_duration(self) -> float: ...
     def require_alive(self, owed: str) -> None: ...
-    def listening(self) -> list[tuple[str, int]]: ...
+    @property
+    def transports(self) -> Sequence[str]: ...
+
+    def listening(self, transport: str) -> list[tuple[str, int]]: ...
     def exit_status(self) -> int | None: ...
 
 
@@ -212,12 +216,17 @@ def until_stopped(scene: Scene, grace: float) -> None:
 def until_flushed(scene: Scene) -> None:
     """Wait until everything that was sent and reset has left for the kernel; needs nothing of the solution."""
     began = now()
-    while left := [connection for connection in scene.network.parties(Connection) if not connection.flushed]:
-        if now() > began + SYN_TIME and all(connection.connecting for connection in left):
+    while left := _unflushed(scene.network):
+        if now() > began + SYN_TIME and all(isinstance(party, Connection) and party.connecting for party in left):
             return  # the accept queue is full; they are opened once it is not
         if now() > began + OWED.wall:
             raise NotReached("the scene could not be set: the solution's receive queue is full")
         scene.turn(LONGEST_PAUSE)
+
+
+def _unflushed(network: Network) -> list[Connection | Endpoint]:
+    parties: list[Connection | Endpoint] = [*network.parties(Connection), *network.parties(Endpoint)]
+    return [party for party in parties if not party.flushed]
 
 
 def until_listening(scene: Scene) -> str:
@@ -226,21 +235,27 @@ def until_listening(scene: Scene) -> str:
     host, port = scene.address
     while now() < deadline:
         look = scene.look()  # before the listeners are looked at: what is quiet now had its chance to listen
-        listening = scene.listening()
-        if any(address in (host, *ANY_ADDRESS) and number == port for address, number in listening):
+        missing = next((name for name in scene.transports if not _listens(scene, name)), None)
+        if missing is None:
             return ""
+        where = f"{host}:{port}" if scene.transports == ("tcp",) else f"{host}:{port} ({missing.upper()})"
         status = scene.exit_status()
         if status is not None:
             foreground = "" if status else "; it must serve until it gets SIGTERM, in the foreground"
-            return f"it {how_it_ended(status)} before it listened on {host}:{port}{foreground}"
+            return f"it {how_it_ended(status)} before it listened on {where}{foreground}"
         pause = patience.pause(look.timers) if look.quiet else LONGEST_PAUSE
         if pause is None:
-            return f"it is idle, but does not listen on {host}:{port}" + _elsewhere(listening)
+            return f"it is idle, but does not listen on {where}" + _elsewhere(scene.listening(missing))
         before = now()
         scene.turn(pause)
         if look.quiet:
             patience.spent(now() - before)
-    return f"it did not listen on {host}:{port} within {START_CAP:.0f} s"
+    return f"it did not listen on {where} within {START_CAP:.0f} s"
+
+
+def _listens(scene: Scene, transport: str) -> bool:
+    host, port = scene.address
+    return any(address in (host, *ANY_ADDRESS) and number == port for address, number in scene.listening(transport))
 
 
 def _elsewhere(listening: list[tuple[str, int]]) -> str:

@@ -203,7 +203,7 @@ class ProcNetTcp:
                 _, local, remote, state, queues, _, _, _, _, inode, *_ = line.split()
                 wqueue, rqueue = (int(part, 16) for part in queues.split(":"))
                 end = TcpEnd(int(state, 16), rqueue, wqueue, int(inode), False)
-                self._ends[_readable(local), _readable(remote)] = end
+                self._ends[readable(local), readable(remote)] = end
 
     def lookup(self, local: Address, remote: Address) -> TcpEnd | None:
         return self._ends.get((local, remote))
@@ -226,8 +226,8 @@ class ProcNetTcp:
         self._ends.clear()
 
 
-def _readable(text: str) -> Address:
-    """An address of the tables; its words are in the machine's order, a mapped IPv4 one is IPv4."""
+def readable(text: str) -> Address:
+    """An address of the tables of /proc/net; its words are in the machine's order, a mapped IPv4 one is IPv4."""
     digits, port = text.split(":")
     data = bytes.fromhex(digits)
     if sys.byteorder == "little":

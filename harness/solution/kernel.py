@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.solution import datagrams
 from harness.solution.diag import Tcp, open_tcp
 from harness.solution.thread import DEAD, GONE, Sight, Thread
 
@@ -204,11 +205,13 @@ class ProcessTree:
         """How many descriptors of the tree are sockets."""
         return len(self._socket_inodes())
 
-    def listening(self) -> list[tuple[str, int]]:
-        """The addresses that the tree's own TCP sockets listen on."""
+    def listening(self, transport: str = "tcp") -> list[tuple[str, int]]:
+        """The addresses that the tree's own TCP sockets listen on, or its UDP sockets are bound to."""
         own = set(self._socket_inodes())
         if not own:
             return []
+        if transport == "udp":
+            return sorted({(sock.host, sock.port) for sock in datagrams.sockets() if sock.inode in own})
         self._tcp = self._tcp or open_tcp()
         return sorted({(host, port) for host, port, inode in self._tcp.listeners() if inode in own})
 

@@ -16,7 +16,7 @@ _chance = random.Random()
 
 
 class Port:
-    """A TCP port of the loopback address that is this harness's to give away until `release`."""
+    """A port of the loopback address, for TCP and UDP, that is this harness's to give away until `release`."""
 
     def __init__(self) -> None:
         while True:
@@ -43,9 +43,10 @@ def _claim(number: int) -> socket.socket | None:
 
 
 def _bindable(number: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", number))
-        except OSError:
-            return False
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(type=kind) as probe:
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                return False
     return True

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from harness import waiting
 from harness.kata import Kata
+from harness.solution import datagrams
 from harness.solution.kernel import ProcessTree
 from harness.solution.port import Port
 from harness.solution.process import Process, how_it_ended
@@ -24,6 +25,7 @@ from harness.subjects import Subject
 from harness.verdicts import Broken, Died, NotShown
 from harness.wire.network import Network
 from harness.wire.tcp import Connection, answers
+from harness.wire.udp import Endpoint, size_of, taken
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Peer")
@@ -65,8 +67,9 @@ class Solution:
         environment: dict[str, str],
         peers: Sequence[type[Peer]],
         scratch: Scratch,
+        seed: int = 0,
     ) -> None:
-        self.kata, self.subject, self.scratch = kata, subject, scratch
+        self.kata, self.subject, self.scratch, self.seed = kata, subject, scratch, seed
         self.record = Record(waiting.now, kata.called)
         self.network = Network(self.record)
         self.folder = scratch.new_folder(subject.folder.name)
@@ -82,6 +85,7 @@ class Solution:
         self.tripwires: list[Tripwire] = []
         self._owner: object = None
         self._output_mark = 0
+        self._dropped: dict[int, int] = {}  # datagrams of each of the solution's sockets, before this behaviour
 
     # -- the process --------------------------------------------------------------------------------------------
 
@@ -95,7 +99,7 @@ class Solution:
         environment = {"HOST": host, "PORT": str(port), "STATE_DIR": str(self.folder / "state"), **self.told()}
         log = self.folder / "output.log"
         self.process = Process(self.subject, environment, self.scratch, self.folder / "home", log)
-        self.watch = watch(self.process.pid, host, port)
+        self.watch = watch(self.process.pid, host, port, self.transports)
         self.ready = self.expected_to_die = False
 
     def told(self) -> dict[str, str]:
@@ -123,11 +127,16 @@ class Solution:
             raise NotShown(f"needs what only Linux shows of a process; {self.watch.describe()}")
         return self.watch.tree
 
-    def listening(self) -> list[tuple[str, int]]:
+    @property
+    def transports(self) -> Sequence[str]:
+        return self.kata.listens
+
+    def listening(self, transport: str = "tcp") -> list[tuple[str, int]]:
         """Where the solution's own processes listen."""
         if isinstance(self.watch, Watch):
-            return self.watch.tree.listening()
-        return [self.address] if answers(self.address) else []
+            return self.watch.tree.listening(transport)
+        there = answers(self.address) if transport == "tcp" else taken(self.address)
+        return [self.address] if there else []
 
     def exit_status(self) -> int | None:
         return self._running.exit_status()
@@ -211,7 +220,7 @@ class Solution:
         return self.network.turn(seconds)
 
     def look(self) -> Look:
-        return self.watch.look(self._ends(), lambda: self.network.turn(0))
+        return self.watch.look(self._ends(), lambda: self.network.turn(0), list(self.network.parties(Endpoint)))
 
     def _ends(self) -> list[End]:
         departed = [party for party in self.network.departed if isinstance(party, Connection)]
@@ -272,6 +281,26 @@ class Solution:
         if status is not None:
             broken.add_note(f"the solution {how_it_ended(status)}")
 
+    def undelivered(self) -> str:
+        """What the kernel dropped of this behaviour's datagrams before they were read, "" for nothing.
+
+        It is nobody's broken promise: UDP may lose them, and whoever waits for an answer waits in vain. A solution that
+        rests and leaves its queue full has itself to blame.
+        """
+        ours = sum(endpoint.dropped() for endpoint in self.network.parties(Endpoint))
+        if ours:
+            return f"the kernel dropped {ours} datagrams of the {self.record.solution} before the harness read them"
+        theirs = self._own_sockets()
+        lost = sum(sock.dropped - self._dropped.get(sock.inode, 0) for sock in theirs)
+        if lost <= 0 or any(sock.unread for sock in theirs):
+            return ""
+        return f"the kernel dropped {lost} datagrams before the {self.record.solution} read them"
+
+    def _own_sockets(self) -> list[datagrams.UdpSocket]:
+        """The UDP sockets at the solution's port."""
+        shown = "udp" in self.kata.listens and self.process is not None and isinstance(self.watch, Watch)
+        return list(datagrams.sockets({self.port.number})) if shown else []
+
     def until(self, happened: Callable[[], T], owed: str, to: str = "") -> T:
         """See `harness.waiting.until`."""
         return waiting.until(self, happened, owed, to)
@@ -289,6 +318,7 @@ class Solution:
         if self.network.tape:
             self.network.tape.begin()
         self._output_mark = self.process.output_size() if self.process else 0
+        self._dropped = {sock.inode: sock.dropped for sock in self._own_sockets()}
         for peer in self.peers:
             peer.begin()
 
@@ -301,6 +331,9 @@ class Solution:
         for connection in list(self.network.parties(Connection)):
             if connection.opened_by_harness and not connection.stays:
                 connection.close()
+        for endpoint in list(self.network.parties(Endpoint)):
+            if not endpoint.stays:
+                endpoint.close()
         if self.process is None or self.expected_to_die:
             return
         self.settled()
@@ -317,3 +350,7 @@ class Solution:
     def connect(self, name: str, slow_reader: bool = False) -> Connection:
         """Open a connection to the solution; `name` is what the story calls the harness's party."""
         return Connection.to(self.network, self.address, name, self.record.solution, slow_reader)
+
+    def endpoint(self, name: str, told: Callable[[bytes], str] = size_of) -> Endpoint:
+        """A UDP socket of the party `name`, to send to the solution's address; `told` words a datagram for a story."""
+        return Endpoint(self.network, name, self.record.solution, told)

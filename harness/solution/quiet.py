@@ -11,18 +11,20 @@ The rule, each part of which was needed in practice (threads alone call a half-s
 that nothing happens now: a timer that is due is named by `next_timer`, and kernel.py lists the
 timers that can't be seen. Both ends of a connection are asked the same, so it does not matter
 whether the harness or the solution opened it. An empty send queue is not asked for: it would wait
-for delayed acknowledgements. Blind spot: of several listeners on one port (SO_REUSEPORT) the accept
+for delayed acknowledgements. Of UDP no datagram may be on its way or lie unread at a port that the
+harness sends to. Blind spot: of several listeners on one port (SO_REUSEPORT) the accept
 queue of one is seen; an open connection is known to wait in another by having no owner.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from harness.solution import diag
+from harness.solution import datagrams, diag
 from harness.solution.diag import TcpEnd, open_tcp
 from harness.solution.kernel import ProcessTree, shown
 
@@ -47,6 +49,14 @@ class End(Protocol):
     received: int
 
     def fileno(self) -> int: ...
+
+
+class DatagramEnd(Protocol):
+    """One UDP socket of the harness."""
+
+    ports: set[int]  # of the solution, that it sent to
+    sent: int
+    received: int
 
 
 @dataclass(frozen=True)
@@ -87,15 +97,19 @@ class Patience:
 class Watch:
     """Sees through the kernel whether a solution is quiet."""
 
-    def __init__(self, pid: int, host: str, port: int) -> None:
+    def __init__(self, pid: int, host: str, port: int, transports: Sequence[str] = ("tcp",)) -> None:
         self.tree = ProcessTree(pid)
         self.tcp = open_tcp()
         self._address = host, port
+        self._ports = {port} if "udp" in transports else set()  # of UDP, that the harness sends to
         self._patience = Patience()
         self._settle = Settle()
 
-    def look(self, ends: Iterable[End], readable: Callable[[], bool]) -> Look:
+    def look(
+        self, ends: Iterable[End], readable: Callable[[], bool], datagram_ends: Sequence[DatagramEnd] = ()
+    ) -> Look:
         """Is the solution quiet now? `readable` tells whether anything has come in since."""
+        self._ports.update(*(end.ports for end in datagram_ends))
         before = self.tree.snapshot()
         if not before.asleep:
             return Look(False, before.busy_because)
@@ -131,7 +145,7 @@ class Watch:
         """Why not everything that was sent has arrived and been taken up, "" when it has."""
         self.tcp.refresh()
         resting: list[Unsettled] = []
-        for unsettled in self._all_unsettled(ends):
+        for unsettled in itertools.chain(self._all_unsettled(ends), self._datagrams()):
             if unsettled.facts is None:
                 return unsettled.because
             resting.append(unsettled)
@@ -147,6 +161,15 @@ class Watch:
         queue = self.tcp.listener(*self._address)
         if queue:
             yield Unsettled(f"connections that wait to be accepted: {queue}", (queue,))
+
+    def _datagrams(self) -> Iterator[Unsettled]:
+        if not self._ports:
+            return
+        if datagrams.on_their_way():
+            yield Unsettled("datagrams are on their way")
+        unread = tuple(sock for sock in datagrams.sockets(self._ports) if sock.unread)
+        if unread:
+            yield Unsettled(f"datagrams are not read, on port {unread[0].port}", unread)
 
     def _between(self, end: End) -> Iterator[Unsettled]:
         name = f"the connection {end.local[1]}-{end.remote[1]}"
@@ -212,9 +235,12 @@ class SettleWatch:
         self._why = why
         self._settle = Settle()
 
-    def look(self, ends: Iterable[End], readable: Callable[[], bool]) -> Look:
+    def look(
+        self, ends: Iterable[End], readable: Callable[[], bool], datagram_ends: Sequence[DatagramEnd] = ()
+    ) -> Look:
         moved = tuple((end.local, end.remote, end.sent, end.received, end.sent_fin, end.reset) for end in ends)
-        if self._settle.left(moved) > 0:
+        datagrams = tuple((end.sent, end.received) for end in datagram_ends)
+        if self._settle.left((moved, datagrams)) > 0:
             return Look(False, "something moved a moment ago")
         return Look(False, "something has just arrived") if readable() else Look(True, "")
 
@@ -236,7 +262,7 @@ def doubt() -> str:
     return SettleWatch(why).describe() if why else ""
 
 
-def watch(pid: int, host: str, port: int) -> Watch | SettleWatch:
+def watch(pid: int, host: str, port: int, transports: Sequence[str] = ("tcp",)) -> Watch | SettleWatch:
     """The best watch that this system allows."""
     why = shown()
-    return SettleWatch(why) if why else Watch(pid, host, port)
+    return SettleWatch(why) if why else Watch(pid, host, port, transports)

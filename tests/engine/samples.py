@@ -18,9 +18,11 @@ from harness.solution.quiet import Look, Watch
 from harness.story.record import Record
 from harness.wire.network import Network
 from harness.wire.tcp import Connection
+from harness.wire.udp import Endpoint
 
 SERVERS = Path(__file__).parent / "servers"
 HTTP = ("asgi.py", "node.mjs")
+DATAGRAMS = ("datagrams_loop.py", "datagrams_threads.py", "datagrams_node.mjs")
 ALL = ("loop.py", "loop_and_child.py", "threads.py", "prefork.py", *HTTP)
 PATIENCE = 30.0  # seconds, for a machine under any load; a test that gets here has failed
 PAUSE = 0.0005
@@ -53,10 +55,14 @@ class Sample:
             self.network.turn(PAUSE)
 
     def until_listening(self) -> None:
-        self.until(lambda: any(port == self.address[1] for _, port in self.tree.listening()))
+        transport = "udp" if self.name in DATAGRAMS else "tcp"
+        self.until(lambda: any(port == self.address[1] for _, port in self.tree.listening(transport)))
 
     def connect(self, receive_buffer: int | None = None) -> Connection:
         return Connection.to(self.network, self.address, "client", "server", receive_buffer)
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.network, "client", "server")
 
     def request(self, mode: str, number: int = 0) -> bytes:
         if self.name in HTTP:
@@ -70,7 +76,7 @@ class Sample:
         departed = [end for end in self.network.departed if not self.watch.noticed(end)]
         self.network.departed = departed
         ends = [*self.network.parties(Connection), *departed]
-        return self.watch.look(ends, self.network.turn)
+        return self.watch.look(ends, self.network.turn, list(self.network.parties(Endpoint)))
 
     def looks_until(self, wanted: Callable[[Look], bool]) -> list[Look]:
         """All looks up to the first that is wanted."""

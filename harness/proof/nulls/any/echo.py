@@ -1,4 +1,4 @@
-"""Sends back whatever it is sent."""
+"""Sends back whatever it is sent, over TCP and UDP."""
 
 import os
 import signal
@@ -17,6 +17,15 @@ def serve(connection: socket.socket) -> None:
             return
 
 
-listener = socket.create_server((os.environ["HOST"], int(os.environ["PORT"])), backlog=128)
+def reflect(datagrams: socket.socket) -> None:
+    while True:
+        datagrams.sendto(*datagrams.recvfrom(65536))
+
+
+ADDRESS = os.environ["HOST"], int(os.environ["PORT"])
+datagrams = socket.socket(type=socket.SOCK_DGRAM)
+datagrams.bind(ADDRESS)
+threading.Thread(target=reflect, args=(datagrams,), daemon=True).start()
+listener = socket.create_server(ADDRESS, backlog=128)
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()

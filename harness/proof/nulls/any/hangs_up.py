@@ -1,4 +1,4 @@
-"""Closes every connection as soon as it is there."""
+"""Closes every connection as soon as it is there, and leaves datagrams unread."""
 
 import os
 import signal
@@ -6,6 +6,9 @@ import socket
 
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
-listener = socket.create_server((os.environ["HOST"], int(os.environ["PORT"])), backlog=128)
+ADDRESS = os.environ["HOST"], int(os.environ["PORT"])
+datagrams = socket.socket(type=socket.SOCK_DGRAM)
+datagrams.bind(ADDRESS)
+listener = socket.create_server(ADDRESS, backlog=128)
 while True:
     listener.accept()[0].close()

@@ -1,4 +1,4 @@
-"""Accepts every connection, reads what comes, and never says a word."""
+"""Accepts every connection, reads what comes, datagrams too, and never says a word."""
 
 import os
 import signal
@@ -17,6 +17,15 @@ def serve(connection: socket.socket) -> None:
             return
 
 
-listener = socket.create_server((os.environ["HOST"], int(os.environ["PORT"])), backlog=128)
+def swallow(datagrams: socket.socket) -> None:
+    while True:
+        datagrams.recv(65536)
+
+
+ADDRESS = os.environ["HOST"], int(os.environ["PORT"])
+datagrams = socket.socket(type=socket.SOCK_DGRAM)
+datagrams.bind(ADDRESS)
+threading.Thread(target=swallow, args=(datagrams,), daemon=True).start()
+listener = socket.create_server(ADDRESS, backlog=128)
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
