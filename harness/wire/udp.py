@@ -12,9 +12,11 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.wire.network import Network
+from harness.wire.tape import Kind, Transport
 
 Address = tuple[str, int]
 
@@ -32,6 +34,19 @@ class Datagram(NamedTuple):
 
     data: bytes
     source: Address
+
+
+@dataclass
+class Exchange:
+    """The datagrams between a socket of the harness and one address, as a tape tells them apart."""
+
+    name: str
+    peer: str
+    local: Address
+    remote: Address
+    opened_by_harness: bool = True
+    transport: Transport = "udp"
+    speaks: str = ""
 
 
 def size_of(data: bytes) -> str:
@@ -55,6 +70,7 @@ class Endpoint:
         self.stays = False  # open beyond its behaviour, for a tripwire
         self.on_datagram: Callable[[Endpoint], None] | None = None
         self._outbox: list[tuple[bytes, Address]] = []
+        self._exchanges: dict[Address, Exchange] = {}
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
@@ -126,7 +142,7 @@ class Endpoint:
                 self.unreachable += 1
                 continue
             self.sent += 1
-            del self._outbox[0]
+            self._tape("sent", *self._outbox.pop(0))
 
     def _receive(self) -> bool:
         moved = False
@@ -142,11 +158,17 @@ class Endpoint:
                 continue
             moved = True
             self.received += 1
+            self._tape("received", data, source)
             self.network.record.add("message", self.peer, self.name, self.told(data), data, self.name)
             self.inbox.append(Datagram(data, source))
             if self.on_datagram:
                 self.on_datagram(self)
         return moved
+
+    def _tape(self, kind: Kind, data: bytes, remote: Address) -> None:
+        if self.network.tape:
+            exchange = self._exchanges.setdefault(remote, Exchange(self.name, self.peer, self.local, remote))
+            self.network.tape.add(exchange, kind, data)
 
     def _read_errors(self) -> None:
         """Empty the queue of errors, each of which was told already: until then the selector would wake up for it."""
