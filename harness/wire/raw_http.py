@@ -1,8 +1,8 @@
 """A client of HTTP/1.1 whose every byte a behaviour decides, and a strict reading of what comes back.
 
-For solutions whose subject is the message itself. Requests are bytes, well-formed or not; any number of them may be sent
-before the first response is read. Responses are read one after the other: their bodies are framed by h11, which nobody
-here wrote; what h11 forgives (a bare LF, fields that contradict each other) is not forgiven here.
+For solutions whose subject is the message itself. Requests are bytes, well-formed or not; any number of them may be
+sent before the first response is read. Responses are read one after the other: their bodies are framed by h11, which
+nobody here wrote; what h11 forgives (a bare LF, fields that contradict each other) is not forgiven here.
 Source: RFC 9112, RFC 9110.
 """
 
@@ -155,13 +155,12 @@ class RawClient:
             self.fault = f"bytes came after a response that said close: {bytes(self._unread[:40])!r}"
             return False
         end = self._unread.find(b"\r\n\r\n")
-        if end < 0:
-            lines = self._unread.split(b"\r\n")
-            if len(self._unread) > LONGEST_HEAD or (len(lines) > 1 and (why := mistake(lines[:-1]))):
-                self.fault = f"what came is no HTTP response: {why if len(lines) > 1 else 'an endless line'}"
-            return False
-        if why := mistake(self._unread[:end].split(b"\r\n")):
+        lines = self._unread[:end].split(b"\r\n") if end >= 0 else self._unread.split(b"\r\n")[:-1]
+        if lines and (why := mistake(lines)):
             self.fault = f"what came is no HTTP response: {why}"
+        elif end < 0 and len(self._unread) > LONGEST_HEAD:
+            self.fault = "what came is no HTTP response: its head does not end"
+        if end < 0 or self.fault:
             return False
         data = bytes(self._unread[: end + 4])
         del self._unread[: end + 4]
