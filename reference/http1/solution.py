@@ -162,15 +162,17 @@ async def read_bytes(wire: Wire, body: bytearray, number: int) -> None:
 # -- the connection -------------------------------------------------------------------------------------------------
 
 
-async def respond(wire: Wire, method: str, answer: Answer, last: bool) -> None:
+async def respond(wire: Wire, request: Request | None, answer: Answer, last: bool) -> None:
     lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}", f"Date: {formatdate(usegmt=True)}"]
     lines += [f"{name}: {value}" for name, value in answer.fields]
     if answer.status not in (204, 304):
         lines.append(f"Content-Length: {len(answer.body)}")
     if last:
         lines.append("Connection: close")
+    elif request and request.minor == 0:
+        lines.append("Connection: keep-alive")
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-    await wire.send(head if method == "HEAD" else head + answer.body)
+    await wire.send(head if request and request.method == "HEAD" else head + answer.body)
 
 
 async def another_request(wire: Wire) -> bool:
@@ -188,22 +190,21 @@ async def another_request(wire: Wire) -> bool:
 
 async def handle(wire: Wire) -> None:
     """One connection: a request, its response, the next request."""
-    method = ""
+    request = None
     try:
         while not wire.stopping and await another_request(wire):
-            method = ""
+            request = None
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 request = await read_head(wire)
-            method = request.method
             request.body = await read_body(wire, request)
             last = request.is_last or wire.stopping
-            await respond(wire, method, answer(request), last)
+            await respond(wire, request, answer(request), last)
             if last:
                 break
     except Refused as refusal:
-        await respond(wire, method, problem(refusal.status), last=True)
+        await respond(wire, request, problem(refusal.status), last=True)
     except TimeoutError:
-        await respond(wire, method, problem(408), last=True)
+        await respond(wire, request, problem(408), last=True)
     await close(wire)
 
 
