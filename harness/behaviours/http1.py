@@ -969,10 +969,11 @@ def test_half_close_is_answered(server: Server) -> None:
     """A client that closes its side after its requests still gets all its answers, and then the end."""
     body = server.chance.randbytes(KIB) * KIB
     server.store(body)
-    client = server.client("half-closer")
-    with server.solution.frozen():
-        client.send(request("GET", server.target) * 2 + request("POST", "/echo", body=b"last words"))
-        client.connection.half_close()
+    client = server.stuck(server.target, server.target, size=2 * MIB)
+    client.send(request("POST", "/echo", body=b"last words"))
+    client.connection.half_close()
+    server.solution.settled()
+    client.connection.read_again()
     replies = client.until_end("three responses and then the end of the connection")
     assert len(replies) == 3, f"three responses are owed to a client that closed its side, and came {len(replies)}"
     assert replies[0].body == replies[1].body == body, "the answers are whole"
@@ -991,6 +992,8 @@ def test_connections_do_not_mix(server: Server) -> None:
                 for number, (client, data) in enumerate(zip(clients, messages, strict=True)):
                     first, second = 10 + number, len(data) - 1 - number % 7
                     client.send((data[:first], data[first:second], data[second:])[part])
+            if part < 2:
+                server.solution.settled()
         for client, body in zip(clients, bodies, strict=True):
             document = understood(client.response())
             came = (document["body"], field(document, "x-mine"))
