@@ -94,6 +94,15 @@ class Server:
         assert replies[0].status in statuses, f"{why}: {told(statuses)} is owed, and came {replies[0]}"
         self.assert_unmarked(why)
 
+    def ends_with(self, data: bytes, why: str) -> None:
+        """Send a last request and one behind it: at most the first is carried out, and then the end."""
+        client = self.client("last client")
+        client.send(data + self.marked())
+        replies = client.until_end(f"the end of the connection: {why}")
+        assert len(replies) == 1, f"{why}: one answer and then the end are owed, and came {replies}"
+        assert replies[0].status in (200, 400), f"{why}: an answer is owed, and came {replies[0]}"
+        self.assert_unmarked(why)
+
     def refuse_or_serve(self, data: bytes, why: str) -> dict[str, Any] | None:
         """Send what may be refused or served, to /echo: what was understood, None when it was refused.
 
@@ -213,7 +222,9 @@ def test_response_fields(server: Server) -> None:
             raise AssertionError(f"{name} reads like Sun, 06 Nov 1994 08:49:37 GMT, and is {value}") from None
     after = datetime.now(UTC)
 
-    assert before <= dates["last-modified"] <= dates["date"] <= after, f"the file was stored just now: {dates}"
+    stale = timedelta(seconds=5)  # servers keep the text of the time for a while
+    fresh = all(before - stale <= date <= after for date in dates.values())
+    assert fresh, f"the file was stored just now, and the dates are {dates}"
     assert reply.all("content-length") == ["3"], f"Content-Length is 3, and is {reply.all('content-length')}"
     assert tag(reply) == first, "an ETag does not change while the content does not"
     assert server.store(b"two") != first, "another content has another ETag"
@@ -279,12 +290,12 @@ def test_close_is_the_last(server: Server) -> None:
     """A request that says close is answered with close, the connection ends, and nothing behind it is carried out."""
     for line in ("Connection: close", "connection: Foo , CLOSE", "Connection: x\r\nConnection: close"):
         client = server.client()
-        client.send(request("POST", "/echo", line, body=b"last") + server.marked())
+        client.send(request("POST", "/echo", line, body=b"last"))
         replies = client.until_end("one response and then the end of the connection")
         assert len(replies) == 1, f"{line!r}: one response and the end are owed, and came {replies}"
         assert understood(replies[0])["body"] == "last", "the request that says close is answered like any other"
         assert replies[0].closes, "the last response says Connection: close"
-    server.assert_unmarked("behind a request that says close")
+    server.ends_with(request("POST", "/echo", "Connection: close", body=b"last"), "a request that says close")
 
 
 @behaviour(stage=1, points=2, source=rfc(9112, "7.1", "Chunked Transfer Coding"), needs="echo_tells")
@@ -466,37 +477,41 @@ def test_length_and_chunks(server: Server) -> None:
 
 
 CODINGS = [
-    ("chunked, gzip", (400, 501)),
-    ("gzip", (400, 501)),
-    ("identity", (400, 501)),
-    ("chunked, identity", (400, 501)),
-    ("xchunked", (400, 501)),
-    ("chunked;q=1", (400, 501)),
-    ("gzip, chunked", (400, 501)),
-    ("\x0bchunked", (400, 501)),
-    ('"chunked"', (400, 501)),
-    ("", (400, 501)),
+    "chunked, gzip",
+    "gzip",
+    "identity",
+    "chunked, identity",
+    "xchunked",
+    "chunked;q=1",
+    "\x0bchunked",
+    '"chunked"',
+    "",
 ]
 
 
 @behaviour(stage=2, hidden=True, points=3, source=rfc(9112, "6.1", "Transfer-Encoding"), needs="chunked_body")
 def test_other_codings_refused(server: Server) -> None:
-    """A Transfer-Encoding that is anything but chunked is 400 or 501, and the connection ends."""
-    for value, statuses in CODINGS:
+    """A Transfer-Encoding that is anything but chunked is 400 or 501, and ends the connection if chunked is not last."""
+    for value in CODINGS:
         data = head("POST", "/echo", f"Transfer-Encoding: {value}") + chunks(b"hello")
-        server.refuse(data, f"Transfer-Encoding: {value!r}", statuses)
+        server.refuse(data, f"Transfer-Encoding: {value!r}", (400, 501))
+    reply = server.client("bad client").ask(
+        head("POST", "/echo", "Transfer-Encoding: gzip, chunked") + chunks(b"hello")
+    )
+    assert reply.status in (400, 501), f"a coding that is not known: 501 or 400 is owed, and came {reply}"
     twice = head("POST", "/echo", "Transfer-Encoding: chunked", "Transfer-Encoding: gzip") + chunks(b"hello")
     server.refuse(twice, "Transfer-Encoding: chunked, and on another line gzip", (400, 501))
     refusals_and(server, [head("POST", "/echo", "Transfer-Encoding:  chunked ") + chunks(b"hello")], "hello")
 
 
-SIZES = [b"0x5", b"+5", b"-5", b"5_0", b"", b"g", b"5 5", b"\xb2", b"F" * 17, b"1" + b"0" * 16, b"5h"]
+SIZES = [b"0x5", b"+5", b"-5", b"5_0", b"", b"g", b"5 5", b"\xb2", b"5h"]
+HUGE = [b"100000005", b"10000000000000005"]  # 5, for who counts with 32 or 64 bits
 
 
 @behaviour(stage=2, hidden=True, points=3, source=rfc(9112, "7.1", "Chunked Transfer Coding"), needs="chunked_body")
 @hints(
     "`int(text, 16)` takes more than hexadecimal digits.",
-    "Signs, `0x`, underscores and blanks are no digits; a size beyond the limit is refused before it is waited for.",
+    "Signs, `0x`, underscores and blanks are no digits; and a size may be larger than any integer of yours.",
     "Match `[0-9A-Fa-f]{1,16}` in full, compare with MAX_BODY, and insist on CRLF behind the data.",
 )
 def test_bad_chunks_refused(server: Server) -> None:
@@ -504,7 +519,15 @@ def test_bad_chunks_refused(server: Server) -> None:
     coding = "Transfer-Encoding: chunked"
     for size in SIZES:
         data = head("POST", "/echo", coding) + size + b"\r\nhello\r\n0\r\n\r\n"
-        server.refuse(data, f"the chunk size {size!r}", (400, 413))
+        server.refuse(data, f"the chunk size {size!r}")
+    for size in HUGE:
+        client = server.client("huge client")
+        client.send(head("POST", "/echo", coding) + size + b"\r\nhello\r\n0\r\n\r\n" + server.marked())
+        server.solution.settled()
+        replies = client.responses(client.answered)
+        right = all(reply.status in (400, 413) for reply in replies)
+        assert right, f"the chunk size {size!r} is refused, or so much is waited for, and came {replies}"
+        server.assert_unmarked(f"the chunk size {size!r}")
     for body in (b"3\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloXX0\r\n\r\n", b"4\r\nhello\r\n0\r\n\r\n"):
         server.refuse(head("POST", "/echo", coding) + body, f"{body!r}: data of another length than its size")
     refusals_and(server, [head("POST", "/echo", coding) + b"5\r\nhello\r\n0\r\n\r\n"], "hello")
@@ -606,34 +629,25 @@ def test_absolute_form(server: Server) -> None:
 
 
 LINES = {
-    b"GET /echo": "no version",
     b"GET": "a method alone",
     b"GET  /echo HTTP/1.1 x": "four words",
-    b"GET echo HTTP/1.1": "a target without a slash",
     b"GET /e cho HTTP/1.1": "a blank in the target",
     b"GET /echo http/1.1": "a version in lower case",
     b"GET /echo HTTP/1": "half a version",
     b"GET /echo HTTP/1.1.1": "a version and a half",
     b"G@T /echo HTTP/1.1": "a method that is no token",
     b"GET /echo\x00 HTTP/1.1": "NUL in the target",
-    b"GET /echo HTTP/2.0": "another major version",
     b"GET /echo HTTP/\xb9.1": "a digit that is none",
 }
 
 
 @behaviour(stage=2, source=rfc(9112, "3", "Request Line"), needs="echo_tells")
 def test_bad_request_lines_refused(server: Server) -> None:
-    """A request line that is none is 400, one of HTTP/2.0 is 505, and the connection ends."""
+    """A request line that is none is 400, or 501 or 505 for what is wrong in it, and the connection ends."""
     for line, why in LINES.items():
-        statuses = (400, 404, 501, 505) if b"HTTP/1.1" in line else (400, 505)
-        data = line + f"\r\nHost: {HOST}\r\n\r\n".encode()
-        if why == "no version":
-            continue  # see below: HTTP/0.9 looks like that
-        if why == "a target without a slash":
-            reply = server.client("bad client").ask(data)
-            assert reply.status in (400, 404), f"{why}: 400 is owed, and came {reply}"
-        else:
-            server.refuse(data, why, statuses)
+        server.refuse(line + f"\r\nHost: {HOST}\r\n\r\n".encode(), why, (400, 501, 505))
+    reply = server.client("bad client").ask(head("GET", "echo"))
+    assert reply.status in (400, 404), f"a target without a slash: 400 is owed, and came {reply}"
     refusals_and(server, [head("GET", "/echo")], "")
 
 
@@ -663,9 +677,14 @@ def test_limits(server: Server) -> None:
     many = [f"X-{number}: {filler}" for number in range(100)]
     assert field(understood(client.ask(head("GET", "/echo", *many))), "x-99") == filler, "a hundred fields are served"
 
-    server.refuse(head("GET", "/".ljust(2 * MAX_TARGET + 2, "x")), "a target of twice MAX_TARGET", (414,))
-    server.refuse(head("GET", "/echo", line, "X-2" + line[1:], "X-3" + line[1:]), "fields of thrice MAX_FIELDS", (431,))
-    server.refuse(head("GET", "/echo", *(many * 30)), "3000 short fields, beyond MAX_FIELDS", (431,))
+    refused = {
+        "a target of twice MAX_TARGET": (414, head("GET", "/".ljust(2 * MAX_TARGET + 2, "x"))),
+        "fields of thrice MAX_FIELDS": (431, head("GET", "/echo", line, "X-2" + line[1:], "X-3" + line[1:])),
+        "3000 short fields, beyond MAX_FIELDS": (431, head("GET", "/echo", *(many * 30))),
+    }
+    for why, (status, data) in refused.items():
+        reply = server.client("large client").ask(data)
+        assert reply.status == status, f"{why}: {status} is owed, and came {reply}"
     endless = server.client("endless client")
     endless.send(b"GET /" + b"x" * (4 * MAX_TARGET + 4 * MAX_FIELDS))
     reply = endless.response("a refusal: the request line does not end")
@@ -703,37 +722,36 @@ def test_large_bodies(server: Server) -> None:
 def test_trailers_are_no_fields(server: Server) -> None:
     """Trailers end with an empty line, are no fields of the head, and neither frame nor route anything."""
     client = server.client()
-    trailers = (
-        "X-Sum: 1",
-        "Content-Length: 99",
-        "Host: evil.example",
-        "Transfer-Encoding: chunked",
-        "Connection: close",
-    )
-    data = head("POST", "/echo", "Transfer-Encoding: chunked", "X-Head: yes") + chunks(b"hello", trailers=trailers)
-    client.send(data + request("POST", "/echo", body=b"next"))
+    coded = head("POST", "/echo", "Transfer-Encoding: chunked", "X-Head: yes")
+    client.send(coded + chunks(b"hello", trailers=("X-Sum: 1", "X-Head: no")) + request("POST", "/echo", body=b"next"))
     document = understood(client.response())
     assert document["body"] == "hello", f"trailers are no part of the body, and /echo tells {document['body']!r}"
-    assert document["host"] == HOST, f"a trailer is no Host, and /echo tells {document['host']}"
-    names = [key for key, _ in document["fields"]]
-    assert "x-head" in names, "the fields of the head are told"
-    assert not {"x-sum", "content-length"} & set(names), f"trailers are no fields of the head, and /echo tells {names}"
+    came = (field(document, "x-head"), field(document, "x-sum"))
+    assert came == ("yes", None), f"trailers are no fields of the head, and /echo tells {document['fields']}"
     assert understood(client.response())["body"] == "next", "the request behind the trailers is answered next"
-    bad = head("POST", "/echo", "Transfer-Encoding: chunked") + b"0\r\nX-Sum : 1\r\n\r\n"
-    reply = server.refuse_or_serve(bad, "a trailer with a blank before its colon")
-    assert not reply or field(reply, "x-sum") is None, f"and is no field either: {reply}"
+    for line in (
+        "Content-Length: 99",
+        "Transfer-Encoding: chunked",
+        "Host: evil.example",
+        "Connection: close",
+        "X : 1",
+    ):
+        served = server.refuse_or_serve(coded + chunks(b"hello", trailers=(line,)), f"a trailer {line}")
+        assert not served or served["body"] == "hello", f"a trailer {line} frames nothing, and /echo tells {served}"
+        assert not served or served["host"] == HOST, f"a trailer {line} is no field, and /echo tells {served}"
 
 
 @behaviour(stage=2, hidden=True, points=3, source=rfc(9112, "9.3", "Persistence"), needs="keep_alive")
 def test_http_1_0(server: Server) -> None:
     """HTTP/1.0 needs no Host, gets no chunks, and its connection ends unless both sides say keep-alive."""
     client = server.client("old client")
-    client.send(head("POST", "/echo", "Content-Length: 5", host="", version="1.0") + b"hello" + server.marked())
+    old = head("POST", "/echo", "Content-Length: 5", host="", version="1.0") + b"hello"
+    client.send(old)
     replies = client.until_end("one response and then the end of the connection")
     assert len(replies) == 1, f"one response and the end are owed to HTTP/1.0, and came {replies}"
     assert understood(replies[0])["body"] == "hello", f"the request is answered, and came {replies[0]}"
     assert replies[0].end != "chunks", "HTTP/1.0 knows no Transfer-Encoding"
-    server.assert_unmarked("behind a request of HTTP/1.0 without keep-alive")
+    server.ends_with(old, "a request of HTTP/1.0 without keep-alive")
 
     client = server.client("old client")
     reply = client.ask(head("GET", "/echo", "Connection: Keep-Alive", version="1.0"))
@@ -741,11 +759,7 @@ def test_http_1_0(server: Server) -> None:
     if "keep-alive" in (reply.header("connection") or "").lower():
         assert understood(client.ask(head("GET", "/echo", version="1.0")))["body"] == "", "keep-alive was promised"
     coded = head("POST", "/echo", "Transfer-Encoding: chunked", version="1.0") + chunks(b"hello")
-    client = server.client("odd client")
-    client.send(coded + server.marked())
-    rest = client.until_end("the end of the connection: HTTP/1.0 knows no Transfer-Encoding")
-    assert len(rest) == 1, f"one answer and then the end are owed, and came {rest}"
-    server.assert_unmarked("behind chunks in HTTP/1.0")
+    server.ends_with(coded, "HTTP/1.0 knows no Transfer-Encoding")
 
 
 @behaviour(stage=2, source=rfc(9110, "13.1.2", "If-None-Match"), needs="response_fields")
@@ -1058,7 +1072,7 @@ def test_slow_head_is_cut_off(server: Server) -> None:
     assert slow.over, (
         f"{DRIPS} drips in {DRIPS * DRIP} ms: REQUEST_TIMEOUT_MS is {TIMEOUT}, and the client is still read"
     )
-    replies = slow.until_end()
+    replies = slow.responses(slow.answered)
     assert [reply.status for reply in replies] in ([], [408], [400]), f"408 or nothing is owed, and came {replies}"
     replies = mute.until_end("the end of a connection on which nothing was ever said")
     assert [reply.status for reply in replies] in ([], [408], [400]), f"408 or nothing is owed, and came {replies}"
@@ -1146,7 +1160,7 @@ def test_garbage_costs_one_connection(server: Server) -> None:
         client.send(data)
         replies = client.until_end(f"the end of the connection: {why}")
         statuses = [reply.status for reply in replies]
-        assert not statuses or (len(statuses) == 1 and statuses[0] >= 400), f"{why} is no request, and came {replies}"
+        assert all(status >= 400 for status in statuses), f"{why} is no request, and came {replies}"
     bystander.send(b"lf")
     assert understood(bystander.response())["body"] == "half"[:2] + "lf", "a request that was under way goes on"
     assert understood(server.client().ask(head("GET", "/echo")))["method"] == "GET", "and new clients are served"
