@@ -56,7 +56,9 @@ function serve(message, response, accept) {
   });
 }
 
+const [, socket] = process.argv.slice(1); // behind a proxy; without one it listens on HOST:PORT
 const server = http.createServer({
+  requireHostHeader: !socket,
   connectionsCheckingInterval: 20,
   headersTimeout: number('REQUEST_TIMEOUT_MS'),
   requestTimeout: number('REQUEST_TIMEOUT_MS'),
@@ -67,8 +69,8 @@ server.maxHeadersCount = 0;
 server.httpAllowHalfOpen = true;
 server.on('request', (message, response) => serve(message, response, () => {}));
 server.on('checkContinue', (message, response) => serve(message, response, () => response.writeContinue()));
-const [, socket] = process.argv.slice(1); // without one it listens on HOST:PORT
-server.listen(socket ? { path: socket } : { port: number('PORT'), host: process.env.HOST, backlog: 512 });
+const place = socket ? { path: socket } : { port: number('PORT'), host: process.env.HOST, backlog: 512 };
+server.listen(place, () => console.log('listening'));
 process.on('SIGTERM', () => {
   server.close(() => process.exit(0));
   setTimeout(() => process.exit(0), number('SHUTDOWN_MS'));
