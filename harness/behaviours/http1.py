@@ -22,11 +22,12 @@ from harness.verdicts import NotReached
 from harness.wire.raw_http import Answer, RawClient, chunks, head, request
 
 KIB, MIB = 1 << 10, 1 << 20
+BULK = 512 * KIB  # of a file that the kernel does not take for a client that does not read
 MAX_TARGET, MAX_FIELDS, MAX_BODY = 8000, 16384, MIB  # as kata.toml has them
-TIMEOUT = 100  # ms
+TIMEOUT = 150  # ms
 TIMED = {"REQUEST_TIMEOUT_MS": TIMEOUT, "KEEP_ALIVE_MS": TIMEOUT}
 HASTY = {"SHUTDOWN_MS": 100}
-DRIP, DRIPS = 25, 60  # ms from byte to byte of a client that never comes to an end
+DRIP, DRIPS = 25, 60  # ms from byte to byte of a client that never comes to an end: ten times TIMEOUT in all
 CROWD = 120
 HOST = "kata.example"
 
@@ -100,7 +101,7 @@ class Server:
         client.send(data + self.marked())
         replies = client.until_end(f"the end of the connection: {why}")
         assert len(replies) == 1, f"{why}: one answer and then the end are owed, and came {replies}"
-        assert replies[0].status in (200, 400), f"{why}: an answer is owed, and came {replies[0]}"
+        assert replies[0].status in (200, 400, 501), f"{why}: an answer is owed, and came {replies[0]}"
         self.assert_unmarked(why)
 
     def refuse_or_serve(self, data: bytes, why: str) -> dict[str, Any] | None:
@@ -904,9 +905,9 @@ def test_unfinished_hold_nobody(server: Server) -> None:
 )
 def test_unread_hold_nobody(server: Server) -> None:
     """A client that does not read holds nobody up, and gets everything, in order, when it reads again."""
-    body = server.chance.randbytes(KIB) * KIB
+    body = server.chance.randbytes(KIB) * (BULK // KIB)
     server.store(body)
-    slow = server.stuck(server.target, server.target, server.marker, size=2 * MIB)
+    slow = server.stuck(server.target, server.target, server.marker, size=2 * BULK)
     server.store(b"meanwhile", server.file())
     server.assert_stored(body, "others are served meanwhile")
     slow.connection.read_again()
@@ -942,9 +943,9 @@ def test_one_write_wins(server: Server) -> None:
 @behaviour(stage=3, hidden=True, points=5, source=rfc(9110, "8.8.3", "ETag"), needs="unread_hold_nobody")
 def test_download_of_one_version(server: Server) -> None:
     """Who downloads a file while it is replaced or deleted gets one version, the one that the ETag names."""
-    old, new = b"old " * (MAX_BODY // 4), b"new!" * (MAX_BODY // 4)
+    old, new = b"old " * (BULK // 4), b"new!" * (BULK // 4)
     etag = server.store(old)
-    slow = server.stuck(server.target, size=MAX_BODY)
+    slow = server.stuck(server.target, size=BULK)
     other = server.store(new)
     server.assert_stored(new, "the new version is there at once")
     slow.connection.read_again()
@@ -981,9 +982,9 @@ def test_upload_is_all_at_once(server: Server) -> None:
 )
 def test_half_close_is_answered(server: Server) -> None:
     """A client that closes its side after its requests still gets all its answers, and then the end."""
-    body = server.chance.randbytes(KIB) * KIB
+    body = server.chance.randbytes(KIB) * (BULK // KIB)
     server.store(body)
-    client = server.stuck(server.target, server.target, size=2 * MIB)
+    client = server.stuck(server.target, server.target, size=2 * BULK)
     client.send(request("POST", "/echo", body=b"last words"))
     client.connection.half_close()
     server.solution.settled()
@@ -1045,6 +1046,14 @@ def test_cut_off_upload_stores_nothing(server: Server) -> None:
     server.assert_stored(b"after, and complete", "a complete one is stored")
 
 
+def let_time_out(server: Server, *clients: RawClient) -> None:
+    """Let ten times the time-out pass, or less if all are over: timers of the kernel can not be seen."""
+    for _ in range(DRIPS):
+        if all(client.over for client in clients):
+            return
+        waiting.elapse(server.solution, DRIP)
+
+
 def at_once(server: Server, data: bytes) -> Answer:
     """Ask when time-outs are short: the request is there when the connection is."""
     client = server.client("quick client")
@@ -1074,6 +1083,7 @@ def test_slow_head_is_cut_off(server: Server) -> None:
     )
     replies = slow.responses(slow.answered)
     assert [reply.status for reply in replies] in ([], [408], [400]), f"408 or nothing is owed, and came {replies}"
+    let_time_out(server, mute)
     replies = mute.until_end("the end of a connection on which nothing was ever said")
     assert [reply.status for reply in replies] in ([], [408], [400]), f"408 or nothing is owed, and came {replies}"
     assert understood(at_once(server, head("GET", "/echo")))["method"] == "GET", "and others are served"
@@ -1091,6 +1101,7 @@ def test_stalled_body_is_cut_off(server: Server) -> None:
     with server.solution.frozen():
         for client, data in zip(clients, stalled, strict=True):
             client.send(data)
+    let_time_out(server, *clients)
     for client in clients:
         replies = client.until_end(f"the end of the connection: REQUEST_TIMEOUT_MS is {TIMEOUT}")
         assert [reply.status for reply in replies] in ([], [408], [400]), f"408 or nothing is owed, and came {replies}"
@@ -1105,6 +1116,7 @@ def test_idle_connection_is_closed(server: Server) -> None:
     with server.solution.frozen():
         client.send(head("GET", "/echo"))
     assert understood(client.response())["method"] == "GET", "a request is answered"
+    let_time_out(server, client)
     replies = client.until_end(f"the end of an idle connection: KEEP_ALIVE_MS is {TIMEOUT}")
     assert replies in ([],) or [reply.status for reply in replies] == [408], f"nothing was asked, and came {replies}"
     assert not client.connection.was_reset, "an idle connection is closed with FIN, not reset"
@@ -1169,10 +1181,10 @@ def test_garbage_costs_one_connection(server: Server) -> None:
 @behaviour(stage=4, points=4, source=brief("C5", "clients that vanish"), needs="put_then_get")
 def test_vanished_readers(server: Server) -> None:
     """Clients that hang up before or while their answer is sent cost nobody else anything."""
-    server.store(bytes(MAX_BODY))
+    server.store(bytes(BULK))
     bystander = server.client("bystander")
     bystander.send(request("POST", "/echo", body=b"still here")[:-1])
-    slow = [server.stuck(server.target, server.target, size=2 * MIB) for _ in range(3)]
+    slow = [server.stuck(server.target, server.target, size=2 * BULK) for _ in range(3)]
     with server.solution.frozen():
         for number in range(8):
             client = server.client(f"gone {number}")
@@ -1183,7 +1195,7 @@ def test_vanished_readers(server: Server) -> None:
     server.solution.settled()
     bystander.send(b"e")
     assert understood(bystander.response())["body"] == "still here", "a request that was under way goes on"
-    assert len(server.get().body) == MAX_BODY, "and the file is still served, whole"
+    assert len(server.get().body) == BULK, "and the file is still served, whole"
 
 
 @behaviour(stage=4, hidden=True, points=5, alone=True, source=brief("C7", "SIGTERM"), needs="unread_hold_nobody")
@@ -1194,12 +1206,12 @@ def test_vanished_readers(server: Server) -> None:
 )
 def test_sigterm_finishes(server: Server) -> None:
     """After SIGTERM idle connections end and nobody is accepted; requests and responses under way are finished."""
-    body = server.chance.randbytes(KIB) * KIB
+    body = server.chance.randbytes(KIB) * (BULK // KIB)
     server.store(body)
     idle, late = server.client("idle client"), server.client("uploading client")
     assert understood(idle.ask(head("GET", "/echo")))["method"] == "GET", "a request is answered before"
     late.send(request("POST", "/echo", body=b"hello")[:-2])
-    slow = server.stuck(server.target, size=MIB)
+    slow = server.stuck(server.target, size=BULK)
     server.solution.terminate()
     assert not idle.until_end("the end of an idle connection after SIGTERM"), "nothing was asked on it"
     server.solution.settled()
@@ -1224,13 +1236,10 @@ def test_sigterm_finishes(server: Server) -> None:
 def test_sigterm_is_bounded(server: Server) -> None:
     """After SHUTDOWN_MS the server exits, whoever has not finished by then."""
     late, quick = server.client("uploading client"), server.client("quick client")
+    assert understood(quick.ask(request("POST", "/echo", body=b"hello")))["body"] == "hello", "a request is answered"
     late.send(request("POST", "/echo", body=b"hello")[:-2])
-    quick.send(request("POST", "/echo", body=b"hello")[:-2])
     server.solution.settled()
-    with server.solution.frozen():
-        quick.send(b"lo")
-        server.solution.terminate()
-    assert understood(quick.response())["body"] == "hello", "who has finished is answered"
+    server.solution.terminate()
     status = server.solution.until_exit("to exit after SHUTDOWN_MS, though a request is not complete")
     assert status in (0, -15, 143), f"it ends with status 0, or by the signal, and not with {status}"
     assert not late.answered, "half a request has no answer"

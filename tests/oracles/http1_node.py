@@ -6,7 +6,6 @@ KATA = "http1"
 NEEDS = "node"
 PACKAGE = "nodejs"
 DEVIATIONS = {
-    "idle_connection_is_closed": "Node 20 closes an idle connection a second later than it is told",
     "refusal_can_be_read": "Node closes at once; RFC 9112 §9.6 tells what that risks, and demands nothing",
     "sigterm_finishes": "server.close() destroys a connection whose response was handed over, sent or not",
 }
