@@ -209,7 +209,7 @@ class Connection:
             self._fin_due = False
             if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 raise
-            if not self.reading:
+            if not self.reading or self.eof:  # nothing is read any more: it would never be told
                 self._fail(error)
 
     def _receive(self) -> bool:
