@@ -6,17 +6,18 @@ script that loads it again is added to it when it is served, and let in by its d
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-NOTHING_YET = "<!doctype html><meta charset=utf-8><title>kata watch</title><p>No run has told its stories yet."
+from harness.story.page import with_script
+
+NOTHING_YET = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>kata watch</title>
+<body><p>No run has told its stories yet.</p></body></html>
+"""
 SCRIPT = 'new EventSource("/events/%d").addEventListener("reload", () => location.reload());'
-POLICY = re.compile(r'(<meta http-equiv="Content-Security-Policy" content=")([^"]*)"')
 EVENTS = re.compile(r"/events/(\d{1,9})")  # after the version that was loaded
 
 
@@ -61,17 +62,7 @@ class Page:
         """The page with the script that loads it again."""
         version = self.version  # first: if a newer one is served under it, it is loaded once too often, not too seldom
         page = self.file.read_text(encoding="utf-8") if self.file.exists() else NOTHING_YET
-        script = SCRIPT % version
-        before, end, after = page.rpartition("</body>")
-        page = f"{before}<script>{script}</script>{end}{after}" if end else f"{page}<script>{script}</script>"
-        return POLICY.sub(lambda found: f'{found[1]}{_admitting(script, found[2])}"', page, count=1).encode()
-
-
-def _admitting(script: str, policy: str) -> str:
-    """A policy, as an attribute holds it, that also admits this script and what it connects to."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    told = html.unescape(policy).replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
-    return html.escape(f"{told}; connect-src 'self'")
+        return with_script(page, SCRIPT % version).encode()
 
 
 class _Server(ThreadingHTTPServer):
