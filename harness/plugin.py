@@ -18,6 +18,7 @@ import pytest
 from harness import summary
 from harness.collecting import (
     COPIES,
+    STAGED,
     Copies,
     KataModule,
     MutantsFile,
@@ -28,6 +29,9 @@ from harness.collecting import (
 from harness.judging import Untouched, blocked_by, judge, late_result, result_of
 from harness.results import Result
 from harness.running import Programs
+from harness.solution.isolation import probe
+from harness.solution.isolation.probe import LEVELS
+from harness.solution.isolation.sandbox import Isolation
 from harness.solution.program import Solution, Tripwire
 from harness.story.diagram import Row
 from harness.story.plain import visible
@@ -57,16 +61,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, help="the seed of all random data, as a failure prints it")
     group.addoption("--story", choices=("text", "none"), default="text", help="how broken behaviours are told")
     group.addoption("--unblocked", action="store_true", help="also try behaviours that need a broken one")
+    group.addoption(
+        "--isolation",
+        metavar="0|1|2|3|best",
+        choices=(*map(str, LEVELS), "best"),
+        help="keep the program from everything but its own: at a level that `kata doctor` shows, or the best one here",
+    )
     group.addoption("--results", type=Path, metavar="FILE", help="write the results as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    programs = Programs()
+    programs = Programs(_isolation(config))
     config.stash[PROGRAMS] = programs
     config.stash[RESULTS] = []
+    config.stash[STAGED] = programs.staged
     config.stash[COPIES] = Copies(programs.new_folder)
     if config.getoption("seed") is None:
         config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
+
+
+def _isolation(config: pytest.Config) -> Isolation | None:
+    wanted = config.getoption("isolation")
+    if wanted is None:
+        return None
+    try:
+        return Isolation(probe.best() if wanted == "best" else int(wanted))
+    except Unusable as problem:
+        raise pytest.UsageError(str(problem)) from None
 
 
 def _seed_of_controller(config: pytest.Config) -> int | None:

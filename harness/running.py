@@ -14,9 +14,10 @@ from harness import waiting
 from harness.behaviour import Behaviour
 from harness.collecting import KataModule
 from harness.solution import process
+from harness.solution.isolation.sandbox import Isolation
 from harness.solution.program import DidNotStart, Solution, Tripwire
 from harness.solution.scratch import Scratch
-from harness.verdicts import Unusable
+from harness.verdicts import LimitReached, Unusable
 
 Key = tuple[str, ...]
 STARTING = 2  # programs that may be starting ahead of their turn
@@ -25,7 +26,8 @@ STARTING = 2  # programs that may be starting ahead of their turn
 class Programs:
     """The solutions that run now, by what they were started for."""
 
-    def __init__(self) -> None:
+    def __init__(self, isolation: Isolation | None = None) -> None:
+        self.isolation = isolation
         self._scratch: Scratch | None = None
         self._running: dict[Key, Solution] = {}
         self._built: set[str] = set()
@@ -35,7 +37,7 @@ class Programs:
     @property
     def scratch(self) -> Scratch:
         if self._scratch is None:
-            self._scratch = Scratch()
+            self._scratch = Scratch(self.isolation)
         return self._scratch
 
     def new_folder(self, name: str) -> Path:
@@ -43,7 +45,14 @@ class Programs:
 
     def warm_up(self, kata: str) -> None:
         """Let what the programs of that kata import be imported, while pytest still collects."""
-        self.scratch.forks.preload(katas.SHIPPED / kata)
+        if not self.isolation:
+            self.scratch.forks.preload(katas.SHIPPED / kata)
+
+    def staged(self, path: Path) -> Path:
+        """Where the submission at `path` is run: in a copy, if it is run in isolation."""
+        if not self.isolation:
+            return path
+        return self.isolation.staged(path, self.new_folder("submission"))
 
     def prepare(self, module: KataModule, behaviour: Behaviour) -> bool:
         """Start the program for a behaviour that comes soon, without waiting for it; True when one was started.
@@ -86,7 +95,7 @@ class Programs:
         """Wait for a leased program. Raises DidNotStart; what did not start is not tried again in this run."""
         try:
             solution.until_ready()
-        except DidNotStart as problem:
+        except (DidNotStart, LimitReached) as problem:
             self._unstartable[str(solution.subject.folder)] = str(problem)
             raise
 
@@ -105,7 +114,9 @@ class Programs:
         folder = str(module.subject.folder)
         if folder not in self._built:
             self._built.add(folder)
-            process.build(module.subject)
+            if self.isolation:
+                self.isolation.interpreter.provide(module.kata.extra)
+            process.build(module.subject, self.scratch)
 
     def linger(self, module: KataModule) -> list[Tripwire]:
         """The tripwires of a subject that were tripped by the end of its run."""
@@ -125,6 +136,8 @@ class Programs:
         for solution in polite:
             waiting.until_stopped(solution, module.kata.grace_ms / 1000)
         for solution in leaving:
+            if self.isolation and (count := solution.left_behind()):
+                self.isolation.left(count)
             solution.close()
 
     def close(self) -> None:

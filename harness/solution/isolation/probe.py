@@ -1,0 +1,3 @@
+LEVELS = {0:"",1:"",2:"",3:""}
+def best() -> int:
+    return 3
