@@ -46,8 +46,10 @@ def rights(known: int) -> int:
     return (1 << by_version.get(known, 16)) - 1
 
 
-def restrict(readable: Iterable[str], writable: Iterable[str], ports: Iterable[int]) -> None:
-    """Confine the calling thread. Places that don't exist are left out. Needs no_new_privs, and one thread."""
+def restrict(
+    readable: Iterable[str], listable: Iterable[str], writable: Iterable[str], ports: Iterable[int]
+) -> None:
+    """Confine the calling thread. Of `listable` folders the names can be read, also those below. Places that don't exist are left out. Needs no_new_privs, and one thread."""
     known = version()
     files = rights(known)
     attributes = struct.pack("=Q", files)
@@ -58,6 +60,8 @@ def restrict(readable: Iterable[str], writable: Iterable[str], ports: Iterable[i
     ruleset = _call(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
     for path in readable:
         _allow(ruleset, path, READ & files)
+    for path in listable:
+        _allow(ruleset, path, READ_DIR)
     for path in writable:
         _allow(ruleset, path, files & ~MAKE_DEVICES)
     for port in ports if known >= 4 else ():

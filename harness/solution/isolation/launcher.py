@@ -43,6 +43,11 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
+def _bounded_later(order: Order) -> bool:
+    """A namespace's first process counts those of its user outside too, unless it is bounded once it stands."""
+    return bool(order["level"] == 3 and order["uid"] == os.geteuid())
+
+
 # -- in the child, between fork and exec ------------------------------------------------------------------------------
 
 
@@ -58,7 +63,7 @@ def _become(order: Order, gate: int, told: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    limits.set_own(0 if order["level"] == 3 else order["tasks"])
+    limits.set_own(0 if _bounded_later(order) else order["tasks"])
     if order["uid"] != os.geteuid():
         os.setgroups([])
         os.setresgid(order["gid"], order["gid"], order["gid"])
@@ -71,7 +76,7 @@ def _confined(order: Order, kept: dict[str, int]) -> None:
     """Execute the program at levels 0 to 2."""
     os.chdir(order["folder"])
     if order["level"] >= 1:
-        landlock.restrict(order["readable"], order["writable"], order["ports"])
+        landlock.restrict(order["readable"], order["listable"], order["writable"], order["ports"])
         seccomp.install(seccomp.program(order["own_files"]))
     os.execve(order["words"][0], order["words"], order["environment"])
 
@@ -132,10 +137,11 @@ def _fork(order: Order, kept: dict[str, int]) -> int:
     return int(pid)
 
 
-def _start(order: Order) -> dict[str, int]:
+def _started(order: Order) -> tuple[dict[str, int], int | None]:
+    """The processes of a program; and what bwrap writes to until its end, to be closed after it."""
     if order["level"] < 3:
         pid = _fork(order, {})
-        return {"pid": pid, "program": pid, "group": pid}
+        return {"pid": pid, "program": pid, "group": pid}, None
     hearing, status = os.pipe()
     block, go = os.pipe()
     try:
@@ -143,15 +149,16 @@ def _start(order: Order) -> dict[str, int]:
     finally:
         os.close(status)
         os.close(block)
-    with os.fdopen(hearing, "rb") as told, os.fdopen(go, "wb", buffering=0) as gate:
-        line = told.readline()
-        if not line:
-            raise Failed("bwrap could not set up its namespaces")
-        first = int(json.loads(line)["child-pid"])
+    line = os.read(hearing, MESSAGE)
+    if not line:
+        raise Failed("bwrap could not set up its namespaces")
+    first = int(json.loads(line)["child-pid"])
+    if _bounded_later(order):
         with contextlib.suppress(ProcessLookupError):
             limits.bound_tasks(first, order["tasks"])
-        gate.write(b"go")
-    return {"pid": pid, "program": _child_of(first) or pid, "group": first}
+    os.write(go, b"go")
+    os.close(go)
+    return {"pid": pid, "program": _child_of(first) or pid, "group": first}, hearing
 
 
 def _child_of(first: int) -> int | None:
@@ -176,21 +183,26 @@ class Launcher:
     def __init__(self) -> None:
         self._watched: dict[int, Watchdog] = {}
         self._exceeded: dict[int, str] = {}
+        self._hearing: dict[int, int] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         match request:
             case {"start": order}:
                 try:
-                    started = _start(order)
+                    started, hearing = _started(order)
                 except (Failed, OSError) as problem:
                     return {"error": str(problem)}
                 folders = Folders(order["log"], tuple(order["writable"]), order["bounded"])
                 self._watched[started["pid"]] = Watchdog(started["pid"], folders)
+                if hearing is not None:
+                    self._hearing[started["pid"]] = hearing
                 return dict(started)
             case {"exceeded": pid}:
                 return {"exceeded": self._exceeded.get(pid, "")}
             case {"forget": pid}:
                 self._drop(pid)
+                if (hearing := self._hearing.pop(pid, None)) is not None:
+                    os.close(hearing)
                 return {}
         raise ValueError(f"not a request: {request}")
 

@@ -1,6 +1,7 @@
 """What of this system a solution may read: the programs and libraries, some files of /etc, nothing of the kit's.
 
-Landlock can only allow, so a folder with something hidden in it is taken apart: each of its other entries is allowed.
+Landlock can only allow, so a folder with something hidden in it is taken apart: each of its other entries is allowed,
+and its names may be read, or nothing could be imported from it.
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ def without(folder: Path, hidden: Iterable[Path]) -> Iterator[Path]:
             entry = folder / name
             if not entry.is_symlink():  # what it leads to is allowed, or not, where it lies
                 yield from without(entry, below)
+
+
+def taken_apart(folders: Iterable[Path], hidden: Iterable[Path]) -> set[Path]:
+    """The folders that have something hidden in them, from each of `folders` on down."""
+    return {
+        parent
+        for folder in folders
+        for path in hidden
+        if path.is_relative_to(folder) and path != folder
+        for parent in path.parents
+        if parent.is_relative_to(folder)
+    }
 
 
 def programs() -> list[Path]:

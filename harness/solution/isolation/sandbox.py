@@ -171,6 +171,7 @@ class Isolation:
             "bounded": str(self._folder) if self.level >= 2 else "",
             "ports": sorted(ports),
             "readable": [str(path) for path in self._readable(own, elsewhere, hidden)],
+            "listable": [str(path) for path in places.taken_apart([*places.programs(), *elsewhere], hidden)],
             "writable": [str(path) for path in writable] + (list(places.DEVICES) if self.level < 3 else []),
             "hidden": [str(path) for path in hidden if _is_below(path, [*map(Path, places.PROGRAMS), *elsewhere])],
         }
