@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 KIT = "backend-katas"
+GIVEN = ("h11",)  # what every skeleton may import
 BASE = Path(sys.base_prefix).resolve()
 EXECUTABLE = Path(os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable))
 PACKAGES = Path("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
@@ -43,6 +44,8 @@ class Interpreter:
             f"home = {executable.parent}\ninclude-system-site-packages = false\nversion = {version}\n"
         )
         self._provided: set[str] = set()
+        for name in GIVEN:
+            self._copy(name)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,9 +58,18 @@ class Interpreter:
     def provide(self, extra: str) -> None:
         """Copy the packages of an extra of the kit, and what they need, from the kit's own environment."""
         for name in _closure(KIT, extra) if extra else ():
-            if name not in self._provided:
-                self._provided.add(name)
-                _copy(metadata.distribution(name), self.folder / PACKAGES)
+            self._copy(name)
+
+    def _copy(self, name: str) -> None:
+        if name in self._provided:
+            return
+        self._provided.add(name)
+        for file in metadata.files(name) or ():
+            source, target = Path(str(file.locate())), self.folder / PACKAGES / file
+            if ".." in file.parts or not source.is_file():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)  # with its time, by which the compiled ones are known to be fresh
 
 
 def _closure(name: str, extra: str = "") -> Iterator[str]:
@@ -74,12 +86,3 @@ def _closure(name: str, extra: str = "") -> Iterator[str]:
             seen.add(need.name)
             waiting.append((need.name, ""))
             yield need.name
-
-
-def _copy(package: metadata.Distribution, target: Path) -> None:
-    for file in package.files or ():
-        source = Path(str(file.locate()))
-        if ".." in file.parts or file.suffix == ".pyc" or not source.is_file():
-            continue
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target / file)

@@ -149,9 +149,11 @@ def _started(order: Order) -> tuple[dict[str, int], int | None]:
     finally:
         os.close(status)
         os.close(block)
-    line = os.read(hearing, MESSAGE)
-    if not line:
-        raise Failed("bwrap could not set up its namespaces")
+    line = b""
+    while not line.endswith(b"\n"):
+        line += (data := os.read(hearing, MESSAGE))
+        if not data:
+            raise Failed("bwrap could not set up its namespaces")
     first = int(json.loads(line)["child-pid"])
     if _bounded_later(order):
         with contextlib.suppress(ProcessLookupError):
