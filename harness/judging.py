@@ -135,6 +135,7 @@ def describe(item: pytest.Item) -> Result:
         hints=list(behaviour.hints),
         mutant=mutant.name if mutant else "",
         because=mutant.because if mutant else "",
+        isolation=None if (level := item.config.getoption("isolation")) is None else int(level),
         replay=_replay(item, module, behaviour),
     )
 
@@ -169,6 +170,8 @@ def _replay(item: pytest.Item, module: KataModule, behaviour: Behaviour) -> str:
         wanted = f"mutants:{module.subject.mutant.name}"
     if wanted:
         words.append(f"--subject={wanted}")
+    if item.config.getoption("isolation"):
+        words.append(f"--isolation={item.config.getoption('isolation')}")
     return shlex.join([*words, f"--seed={item.config.getoption('seed')}"])
 
 

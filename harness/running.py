@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import kata as katas
 from harness import waiting
 from harness.behaviour import Behaviour
 from harness.collecting import KataModule
 from harness.solution import process
-from harness.solution.isolation.sandbox import Isolation
 from harness.solution.program import DidNotStart, Solution, Tripwire
 from harness.solution.scratch import Scratch
 from harness.verdicts import LimitReached, Unusable
 
+if TYPE_CHECKING:
+    from harness.solution.isolation.sandbox import Isolation
+
 Key = tuple[str, ...]
+RUN = 300  # seconds, of an isolated run: nobody waits for it, so somebody has to end it
 STARTING = 2  # programs that may be starting ahead of their turn
 
 
@@ -28,6 +32,7 @@ class Programs:
 
     def __init__(self, isolation: Isolation | None = None) -> None:
         self.isolation = isolation
+        self._began = waiting.now()
         self._scratch: Scratch | None = None
         self._running: dict[Key, Solution] = {}
         self._built: set[str] = set()
@@ -84,6 +89,8 @@ class Programs:
     def lease(self, module: KataModule, behaviour: Behaviour) -> Solution:
         """The program for a behaviour, which `until_ready` waits for. Raises DidNotStart if there can be none."""
         folder = str(module.subject.folder)
+        if self.isolation and waiting.now() - self._began > RUN:
+            raise LimitReached(f"time: the whole run took more than {RUN} s")
         self.prepare(module, behaviour)
         if folder in self._unusable:
             self._unstartable[folder] = self._unusable[folder]
@@ -141,7 +148,7 @@ class Programs:
             solution.close()
 
     def close(self) -> None:
-        """End whatever still runs, at once: nobody waits any more."""
+        """End whatever still runs, at once: nobody waits any more. May be called again."""
         for solution in self._running.values():
             solution.close()
         self._running.clear()

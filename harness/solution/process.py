@@ -10,13 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.solution.forks import Forked
-from harness.solution.isolation.sandbox import Isolated, Isolation
 from harness.solution.scratch import Scratch
 from harness.subjects import Subject
 from harness.verdicts import Unusable
+
+if TYPE_CHECKING:
+    from harness.solution.isolation.sandbox import Isolated, Isolation
 
 SWEEPS = 20  # over a tree that may be growing
 PYTHONS = {"python", "python3"}

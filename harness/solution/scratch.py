@@ -12,10 +12,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.solution import guard
 from harness.solution.forks import Forks
-from harness.solution.isolation.sandbox import Isolation
+
+if TYPE_CHECKING:
+    from harness.solution.isolation.sandbox import Isolation
 
 MARK = "BACKEND_KATAS_RUN"
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "VIRTUAL_ENV")

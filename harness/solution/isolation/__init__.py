@@ -22,3 +22,10 @@
 The harness is trusted and stays outside of all this, except for the namespaces of level 2. It meets the program over
 TCP and through /proc alone; control goes over a socket pair that no program inherits.
 """
+
+LEVELS = {
+    0: "copy, clean environment, limits",
+    1: "Landlock and seccomp: no files, signals and ports of others",
+    2: "a network of its own",
+    3: "bubblewrap: a file system and process table of its own",
+}

@@ -53,7 +53,9 @@ class Interpreter:
 
     def hidden(self) -> list[Path]:
         """What lies in the interpreter's own folders, and is no part of it."""
-        return [path for path in (self.base / PACKAGES, self.base / PACKAGES.with_name("dist-packages")) if path.is_dir()]
+        return [
+            path for path in (self.base / PACKAGES, self.base / PACKAGES.with_name("dist-packages")) if path.is_dir()
+        ]
 
     def provide(self, extra: str) -> None:
         """Copy the packages of an extra of the kit, and what they need, from the kit's own environment."""

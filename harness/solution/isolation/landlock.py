@@ -46,10 +46,11 @@ def rights(known: int) -> int:
     return (1 << by_version.get(known, 16)) - 1
 
 
-def restrict(
-    readable: Iterable[str], listable: Iterable[str], writable: Iterable[str], ports: Iterable[int]
-) -> None:
-    """Confine the calling thread. Of `listable` folders the names can be read, also those below. Places that don't exist are left out. Needs no_new_privs, and one thread."""
+def restrict(readable: Iterable[str], listable: Iterable[str], writable: Iterable[str], ports: Iterable[int]) -> None:
+    """Confine the calling thread. Needs no_new_privs, and one thread.
+
+    Of `listable` folders the names can be read, also those below. Places that don't exist are left out.
+    """
     known = version()
     files = rights(known)
     attributes = struct.pack("=Q", files)

@@ -20,7 +20,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 from typing import Any
 
 from harness.solution.isolation import bubblewrap, landlock, limits, seccomp
@@ -52,7 +51,7 @@ def _bounded_later(order: Order) -> bool:
 
 
 def _become(order: Order, gate: int, told: int) -> None:
-    """What every program gets, at whatever level: session, files, limits, user, and an end together with the harness."""
+    """What a program gets at any level: session, files, limits, user, and an end together with the harness."""
     os.setsid()
     os.write(told, f"{os.getpid()}\n".encode())
     os.read(gate, 1)  # until the process in between is gone, so that the parent is the harness
@@ -249,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

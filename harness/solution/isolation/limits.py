@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.solution.kernel import GONE, PAGE, ProcessTree
+from harness.solution.kernel import PAGE, ProcessTree
+from harness.solution.thread import GONE
 
 MEMORY = 512 << 20  # bytes of a whole tree
 PROCESSES, THREADS, TASKS = 256, 1500, 2048  # tasks, processes and threads alike, are the kernel's bound
@@ -60,7 +61,7 @@ def tasks_of(uid: int) -> int:
 
 @dataclass(frozen=True)
 class Folders:
-    """What a program fills: its output, and what it may write to; `bounded` where a file system's size is a bound too."""
+    """What a program fills: its output, and what it may write to; `bounded`: where the size of a file system counts."""
 
     log: str
     writable: tuple[str, ...]
@@ -81,8 +82,13 @@ class Watchdog:
         pids = self.tree.members()
         threads = sum(_threads(pid) for pid in pids)
         if len(pids) > PROCESSES or threads > THREADS:
-            return f"processes: it ran {len(pids)} with {threads} threads, at most {PROCESSES} and {THREADS} are allowed"
-        if sum(_resident(pid) for pid in pids) > MEMORY and (bytes_used := sum(_proportional(pid) for pid in pids)) > MEMORY:
+            return (
+                f"processes: it ran {len(pids)} with {threads} threads, at most {PROCESSES} and {THREADS} are allowed"
+            )
+        if (
+            sum(_resident(pid) for pid in pids) > MEMORY
+            and (bytes_used := sum(_proportional(pid) for pid in pids)) > MEMORY
+        ):
             return f"memory: it used {bytes_used >> 20} MB, at most {MEMORY >> 20} are allowed"
         if _size(self._folders.log) > OUTPUT:
             return f"output: it printed {_size(self._folders.log) >> 20} MB, at most {OUTPUT >> 20} are allowed"

@@ -81,7 +81,7 @@ def programs() -> list[Path]:
 
 
 def prefix_of(program: str) -> Path | None:
-    """The folder that a program from elsewhere was installed to (`PREFIX/bin/node`); None where it lies in the system."""
+    """Where a program was installed to (`PREFIX` of `PREFIX/bin/node`); None where it lies in the system."""
     found = Path(os.path.realpath(program))
     if any(found.is_relative_to(folder) for folder in PROGRAMS):
         return None

@@ -19,23 +19,18 @@ import tempfile
 from pathlib import Path
 
 from harness import kata as katas
+from harness.solution.isolation import LEVELS
 from harness.solution.isolation.sandbox import Isolated, Isolation, bwrap_lacks
 from harness.solution.kernel import ProcessTree
 from harness.solution.scratch import Scratch
 from harness.verdicts import Unusable
 
-LEVELS = {
-    0: "copy, clean environment, limits",
-    1: "Landlock and seccomp: no files, signals and ports of others",
-    2: "a network of its own",
-    3: "bubblewrap: a file system and process table of its own",
-}
 HIGHEST = max(LEVELS)
 LOOK_AGAIN = 0.005  # seconds
 LONG = 20  # seconds; whatever takes longer does not work
 
 # What the canary finds within its reach; none of it should be. It stays until it is killed.
-CANARY = '''
+CANARY = """
 import json, os, signal, socket, sys
 found = []
 def reaches(what, action):
@@ -54,7 +49,7 @@ with open(os.path.join(os.environ["STATE_DIR"], "found.json.new"), "w") as file:
     json.dump(found, file)
 os.rename(file.name, file.name.removesuffix(".new"))
 signal.pause()
-'''
+"""
 
 
 def best() -> int:

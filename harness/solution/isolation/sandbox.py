@@ -26,11 +26,13 @@ from harness.solution.isolation import interpreter, limits, namespaces, places
 from harness.solution.isolation.interpreter import Interpreter
 from harness.solution.isolation.launcher import BWRAP, MESSAGE
 from harness.solution.isolation.staging import Staging
-from harness.solution.kernel import GONE, ProcessTree
+from harness.solution.kernel import ProcessTree
+from harness.solution.thread import GONE
 from harness.verdicts import Unusable
 
 UIDS = range(60_000, 65_000)  # of no people and no services: what root gives to programs, one to each run
 DISK_IN_MEMORY = limits.DISK + (192 << 20)  # bytes: what a program may write, the copies, and its packages
+TOLD = 20  # of a long list
 PR_SET_DUMPABLE = 4
 
 
@@ -55,7 +57,8 @@ class Findings:
 
     level: int
     tampering: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)  # processes, after the program had ended
+    left_out: list[str] = field(default_factory=list)  # of the submission's copy: links and special files
 
 
 class Isolation:
@@ -64,7 +67,9 @@ class Isolation:
     def __init__(self, level: int) -> None:
         """Raises Unusable where there can be none; whether a level works is found out by `probe.py`."""
         if sys.platform != "linux":
-            raise Unusable(f"--isolation needs Linux, this is {sys.platform}; run it in a virtual machine or a container")
+            raise Unusable(
+                f"--isolation needs Linux, this is {sys.platform}; run it in a virtual machine or a container"
+            )
         self.findings = Findings(level)
         self._launcher: subprocess.Popen[bytes] | None = None
         self._spared: set[int] = set()
@@ -90,7 +95,7 @@ class Isolation:
         raise Unusable("no user id is free for a program to run as; end some of the runs that are going on")
 
     def enter(self, folder: Path, spared: Collection[int]) -> None:
-        """Move to where programs of this level live. `folder` is the run's, `spared` processes are the harness's own."""
+        """Move to where programs of this level live. `folder` is the run's, `spared` are processes of the harness."""
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         closed = self.uid != os.geteuid() and not interpreter.open_to_all(interpreter.BASE)
         folder.chmod(0o711)
@@ -129,8 +134,7 @@ class Isolation:
         target = folder / source.parent.name / source.name
         staging = Staging(source)
         staging.copy(target)
-        for path in staging.not_copied:
-            self.findings.tampering.append(f"{path} is a link or a special file, and was left out")
+        self.findings.left_out += staging.not_copied[:TOLD]
         self.give(folder)
         return target
 
@@ -191,7 +195,9 @@ class Isolation:
         """The kit, and the packages that are installed beside it."""
         return [path for path in {katas.HOME, Path(sys.prefix)} if path != interpreter.BASE] + self.interpreter.hidden()
 
-    def run_to_end(self, words: list[str], folder: Path, environment: dict[str, str], log: Path, seconds: int) -> int | None:
+    def run_to_end(
+        self, words: list[str], folder: Path, environment: dict[str, str], log: Path, seconds: int
+    ) -> int | None:
         """Run a step that may write to its own folder; its exit status, None when it took too long."""
         process = self.start(words, folder, environment, log, [folder, Path(environment["HOME"])])
         waiting = os.pidfd_open(process.pid)
