@@ -151,7 +151,9 @@ ATTACKS = [
     Attack(30, "changes and deletes others' work", "a30_reaches_outside_of_its_folder", claims=CONFINED),
     Attack(31, "signals, traces and limits the grader", "a31_attacks_the_grader", claims=CONFINED, unclaimed=False),
     Attack(31, "signals everybody", "a31_kills_everybody", claims=CONFINED, unclaimed=False),
-    Attack(32, "takes over a port of the harness", "a32_takes_over_a_port", kata="idempotency", only="create_charges_once"),
+    Attack(
+        32, "takes over a port of the harness", "a32_takes_over_a_port", kata="idempotency", only="create_charges_once"
+    ),
     Attack(34, "asks another server", "a34_asks_somebody_else", claims=NETWORK, check=seen("tampering", "outside")),
     Attack(39, "looks whether it is graded", "a39_notices_the_grader"),
     Attack(44, "sends a byte now and then", "a44_trickles", check=limit("time"), only="handshake", once=True),

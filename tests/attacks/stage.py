@@ -30,7 +30,6 @@ GIVEN = ("target.py", "solution.py")
 UNTOUCHED = "nobody but its owner writes here\n"
 LONGEST = 150.0  # seconds a run may take, whatever its submission does
 SECRETS = {"GITHUB_OUTPUT": "x", "SECRET_TOKEN": "x", "CI": "true"}
-UIDS = range(60_000, 65_000)
 
 
 @dataclass
@@ -49,7 +48,10 @@ class Outcome:
 
     @property
     def messages(self) -> dict[str, str]:
-        return {result["behaviour"]: result["message"] for result in self.table.get("results", [])}
+        return {
+            result["behaviour"]: " ".join([result["message"], *result["detail"]])
+            for result in self.table.get("results", [])
+        }
 
     @property
     def loot(self) -> str:
@@ -130,12 +132,14 @@ class Stage:
         words += [f"--rootdir={ROOT}", f"--confcutdir={ROOT}", "-p", "no:cacheprovider", f"--subject={folder}"]
         words += [f"--isolation={level}", "--seed=7", f"--results={results}", f"--junitxml={junit}", "-k", only]
         elsewhere = self.folder / "elsewhere"
-        elsewhere.mkdir(exist_ok=True)
+        temporary = self.folder / "temporary"
+        for path in (elsewhere, temporary):
+            path.mkdir(exist_ok=True)
         began = time.monotonic()
         run = subprocess.Popen(
             words,
             cwd=elsewhere,
-            env=os.environ | SECRETS,
+            env=os.environ | SECRETS | {"TMPDIR": str(temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -174,7 +178,8 @@ class Stage:
             if (left := Path(folder, self.mark)).exists():
                 left.unlink()
                 yield f"a file was left in {folder}"
-        living = [pid for pid in _pids() if self.mark.encode() in _arguments(pid) or _uid(pid) in UIDS]
+        own = (self.mark.encode(), os.fsencode(self.folder))
+        living = [pid for pid in _pids() if any(word in _arguments(pid) for word in own)]
         for pid in living:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -219,10 +224,3 @@ def _arguments(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
-
-
-def _uid(pid: int) -> int | None:
-    try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return None

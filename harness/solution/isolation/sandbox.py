@@ -34,7 +34,7 @@ from harness.verdicts import Unusable
 
 UIDS = range(60_000, 65_000)  # of no people and no services: what root gives to programs, one to each run
 DISK_IN_MEMORY = limits.DISK + (192 << 20)  # bytes: what a program may write, the copies, and its packages
-SHARED = ("/dev/shm", "/dev/mqueue", tempfile.gettempdir(), "/var/tmp")
+SHARED = {Path(name) for name in ("/dev/shm", "/dev/mqueue", "/var/tmp", "/tmp", tempfile.gettempdir())}
 TOLD = 20  # of a long list
 PR_SET_DUMPABLE = 4
 
@@ -260,14 +260,15 @@ class Isolation:
         """Files that outlive a run, where everybody may write: only a user of the programs' own tells whose they are."""
         if self.uid == os.geteuid():
             return
-        for folder in SHARED:
-            for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-                if entry.stat(follow_symlinks=False).st_uid == self.uid:
-                    self.findings.left.append(f"left {entry.path}")
-                    if entry.is_dir(follow_symlinks=False):
-                        shutil.rmtree(entry.path, ignore_errors=True)
-                    else:
-                        os.unlink(entry.path)
+        for path in (entry for folder in SHARED if folder.is_dir() for entry in folder.iterdir()):
+            with contextlib.suppress(FileNotFoundError):  # others' files come and go meanwhile
+                if path.lstat().st_uid != self.uid:
+                    continue
+                self.findings.left.append(f"left {path}")
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
 
     def left(self, count: int) -> None:
         """Note that processes outlived the program that started them."""

@@ -6,4 +6,4 @@ def spin():
         pass
 
 
-when_bytes_hold(b"*", spin)
+when_bytes_hold(b"aXb", spin)
