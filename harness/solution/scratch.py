@@ -31,7 +31,9 @@ class Scratch:
 
     def __init__(self, isolation: Isolation | None = None) -> None:
         self.isolation = isolation
-        self.folder = Path(tempfile.mkdtemp(prefix="backend-katas-"))
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="backend-katas-", dir=isolation.temporary_folder() if isolation else None)
+        )
         self.mark = secrets.token_hex(8)
         inherited = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         self.environment = inherited | PYTHON | {MARK: self.mark}  # of every program of the run

@@ -108,10 +108,9 @@ SETTINGS = {
     "setup.cfg": "[tool:pytest]\naddopts = --collect-only\n",
     "pyproject.toml": '[tool.pytest.ini_options]\naddopts = "--collect-only"\n',
 }
-SHADOWS = {
-    name: "import os, sys\nif 'pytest' in sys.argv[0] or '_pytest' in sys.modules:\n    " + HOSTILE
-    for name in ("pytest.py", "_pytest/__init__.py", "harness/__init__.py", "sitecustomize.py", "usercustomize.py")
-}
+SHADOW = f"import os, sys\nif 'pytest' in sys.argv[0] or '_pytest' in sys.modules:\n    {HOSTILE}"
+SHADOWED = ("pytest.py", "_pytest/__init__.py", "harness/__init__.py", "sitecustomize.py", "usercustomize.py")
+SHADOWS = dict.fromkeys(SHADOWED, SHADOW)
 VARIABLES = {
     ".env": "PYTEST_ADDOPTS=--collect-only\nPYTEST_PLUGINS=attack\nLD_PRELOAD=./attack.so\n",
     ".bashrc": "export PYTEST_ADDOPTS=--collect-only\n",

@@ -34,7 +34,7 @@ from harness.verdicts import Unusable
 
 UIDS = range(60_000, 65_000)  # of no people and no services: what root gives to programs, one to each run
 DISK_IN_MEMORY = limits.DISK + (192 << 20)  # bytes: what a program may write, the copies, and its packages
-SHARED = {Path(name) for name in ("/dev/shm", "/dev/mqueue", "/var/tmp", "/tmp", tempfile.gettempdir())}
+SHARED = tuple(Path(name) for name in ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"))
 TOLD = 20  # of a long list
 PR_SET_DUMPABLE = 4
 
@@ -96,6 +96,15 @@ class Isolation:
                     return uid
             self._claim.close()
         raise Unusable("no user id is free for a program to run as; end some of the runs that are going on")
+
+    def temporary_folder(self) -> str:
+        """Where the run's folder is made: the programs' user has to get there."""
+        places = [Path(tempfile.gettempdir()), *SHARED]
+        own = self.uid == os.geteuid()
+        found = next((place for place in places if own or (place.is_dir() and interpreter.open_to_all(place))), None)
+        if found is None:
+            raise Unusable(f"{places[0]} is closed to other users; set TMPDIR to a folder that is open to them")
+        return str(found)
 
     def enter(self, folder: Path, spared: Collection[int]) -> None:
         """Move to where programs of this level live. `folder` is the run's, `spared` are processes of the harness."""
@@ -257,10 +266,12 @@ class Isolation:
         return len(first)
 
     def _remove_leftovers(self) -> None:
-        """Files that outlive a run, where everybody may write: only a user of the programs' own tells whose they are."""
+        """Remove files that outlived their programs where everybody may write, if a user of its own tells whose they are."""
         if self.uid == os.geteuid():
             return
-        for path in (entry for folder in SHARED if folder.is_dir() for entry in folder.iterdir()):
+        for path in (
+            entry for folder in {*SHARED, self._folder.parent} if folder.is_dir() for entry in folder.iterdir()
+        ):
             with contextlib.suppress(FileNotFoundError):  # others' files come and go meanwhile
                 if path.lstat().st_uid != self.uid:
                     continue

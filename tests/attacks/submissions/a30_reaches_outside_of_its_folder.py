@@ -1,11 +1,11 @@
 import os
 import shutil
 
-from target import T, trying
+from target import T, trying, write
 
-trying(lambda: open(T["canary"], "w").write("overwritten"))
+trying(lambda: write(T["canary"], "overwritten"))
 for path in T["others"]:
-    trying(lambda path=path: open(path, "a").write("# sabotaged\n"))
+    trying(lambda path=path: write(path, "# sabotaged\n", "a"))
     trying(lambda path=path: os.chmod(path, 0))
     trying(lambda path=path: os.utime(path, (0, 0)))
     trying(lambda path=path: os.unlink(path))

@@ -12,7 +12,7 @@ TRIES = (OSError, ValueError)
 
 
 def loot(what: object) -> None:
-    """Show what was got hold of, in the only way out that a solution always has: its own output, shown when it fails."""
+    """Show what was got hold of, in the only way out that a solution always has: its output, shown when it fails."""
     print("LOOT", what, flush=True)
     os._exit(3)
 
@@ -23,6 +23,16 @@ def trying(action) -> bool:
         action()
         return True
     return False
+
+
+def write(path: str, text: str, mode: str = "w") -> None:
+    with open(path, mode) as file:
+        file.write(text)
+
+
+def read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 def when_bytes_hold(mark: bytes, action) -> None:
