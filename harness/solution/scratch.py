@@ -39,8 +39,9 @@ class Scratch:
         self.environment = inherited | PYTHON | {MARK: self.mark}  # of every program of the run
         self._made = 0
         become_subreaper()
+        uid = str(isolation.uid) if isolation and isolation.own_user else ""
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, f"{MARK}={self.mark}", str(self.folder)],
+            [sys.executable, "-I", "-S", guard.__file__, f"{MARK}={self.mark}", str(self.folder), uid],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -22,11 +22,13 @@ import signal
 import socket
 from typing import Any
 
+from harness.solution import guard
 from harness.solution.isolation import bubblewrap, landlock, limits, seccomp
 from harness.solution.isolation.bubblewrap import Inside
 from harness.solution.isolation.limits import Folders, Watchdog
 
 TICK = 20  # milliseconds between two looks at the limits
+NICE = 5  # behind the harness, which has to look after it
 MESSAGE = 1 << 16
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 BWRAP = "/usr/bin/bwrap"
@@ -62,6 +64,7 @@ def _become(order: Order, gate: int, told: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.nice(NICE)
     limits.set_own(0 if _bounded_later(order) else order["tasks"])
     if order["uid"] != os.geteuid():
         os.setgroups([])
@@ -184,6 +187,7 @@ class Launcher:
     def __init__(self) -> None:
         self._watched: dict[int, Watchdog] = {}
         self._exceeded: dict[int, str] = {}
+        self._orders: dict[int, tuple[Order, int]] = {}
         self._hearing: dict[int, int] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -195,6 +199,7 @@ class Launcher:
                     return {"error": str(problem)}
                 folders = Folders(order["log"], tuple(order["writable"]), order["bounded"])
                 self._watched[started["pid"]] = Watchdog(started["pid"], folders)
+                self._orders[started["pid"]] = order, started["group"]
                 if hearing is not None:
                     self._hearing[started["pid"]] = hearing
                 return dict(started)
@@ -211,7 +216,7 @@ class Launcher:
         for pid, watchdog in list(self._watched.items()):
             if why := watchdog.exceeded():
                 self._exceeded[pid] = why
-                _end(watchdog)
+                _end(watchdog, self._orders[pid], why)
                 self._drop(pid)
 
     def _drop(self, pid: int) -> None:
@@ -230,8 +235,13 @@ class Launcher:
             self.look()
 
 
-def _end(watchdog: Watchdog) -> None:
-    """Kill a tree that may be growing: first it is stopped, then it is killed."""
+def _end(watchdog: Watchdog, started: tuple[Order, int], why: str) -> None:
+    """Kill a tree that may be growing: in one step where there is one, else it is stopped first."""
+    order, group = started
+    if order["level"] == 3:
+        guard.kill(group)  # the first process of its namespace, and with it all others
+    elif why.startswith("processes") and order["uid"] != os.geteuid():
+        guard.kill_all_of(order["uid"])
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for _ in range(3):
             for pid in watchdog.tree.members():

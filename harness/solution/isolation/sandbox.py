@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import kata as katas
+from harness.solution import guard
 from harness.solution.forks import Forked
 from harness.solution.isolation import interpreter, limits, namespaces, places
 from harness.solution.isolation.interpreter import Interpreter
@@ -84,6 +85,11 @@ class Isolation:
     @property
     def level(self) -> int:
         return self.findings.level
+
+    @property
+    def own_user(self) -> bool:
+        """Whether the programs run as a user that nobody else is."""
+        return self.uid != os.geteuid()
 
     def _claimed_uid(self) -> int:
         """A user without processes, that no other harness takes meanwhile: limits don't hold for root."""
@@ -255,6 +261,8 @@ class Isolation:
         for _ in range(100):
             if not found:
                 break
+            if self.own_user:
+                guard.kill_all_of(self.uid)
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 for pid in found:
                     with contextlib.suppress(ProcessLookupError):
@@ -266,12 +274,11 @@ class Isolation:
         return len(first)
 
     def _remove_leftovers(self) -> None:
-        """Remove files that outlived their programs where everybody may write, if a user of its own tells whose they are."""
+        """Remove the programs' files where everybody may write, if a user of their own tells whose they are."""
         if self.uid == os.geteuid():
             return
-        for path in (
-            entry for folder in {*SHARED, self._folder.parent} if folder.is_dir() for entry in folder.iterdir()
-        ):
+        folders = [folder for folder in {*SHARED, self._folder.parent} if folder.is_dir()]
+        for path in (path for folder in folders for path in folder.iterdir()):
             with contextlib.suppress(FileNotFoundError):  # others' files come and go meanwhile
                 if path.lstat().st_uid != self.uid:
                     continue
