@@ -5,12 +5,14 @@ Exits with 1 when an attack was not held at a level that claims to hold it. Numb
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 from harness.solution.isolation import LEVELS, probe
 
 from .catalogue import ATTACKS, ELSEWHERE, Attack
+from .stage import ROOT
 
 TABLE = Path(__file__).parents[2] / "docs" / "attacks.md"
 HEAD = """# Attacks, and what holds them
@@ -31,7 +33,10 @@ def cell(attack: Attack, level: int, why_not: dict[int, str], outcome: dict[int,
         return "○"
     if level not in outcome:
         return "–"
-    return f"✗ {outcome[level][:160]}" if outcome[level] else "✓"
+    if not outcome[level]:
+        return "✓"
+    told = re.sub(r"(/proc/)\d+", r"\1PID", outcome[level].replace(f"{ROOT}/", ""))
+    return f"✗ {told[:160]}"
 
 
 def tried(attack: Attack, why_not: dict[int, str]) -> dict[int, str]:
