@@ -28,7 +28,7 @@ from harness.solution.isolation.bubblewrap import Inside
 from harness.solution.isolation.limits import Folders, Watchdog
 
 TICK = 20  # milliseconds between two looks at the limits
-NICE = 5  # behind the harness, which has to look after it
+NICE, LAUNCHER_NICE = 10, -10  # a growing tree must not starve who looks after it
 MESSAGE = 1 << 16
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 BWRAP = "/usr/bin/bwrap"
@@ -64,7 +64,7 @@ def _become(order: Order, gate: int, told: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.nice(NICE)
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
     limits.set_own(0 if _bounded_later(order) else order["tasks"])
     if order["uid"] != os.geteuid():
         os.setgroups([])
@@ -252,6 +252,8 @@ def _end(watchdog: Watchdog, started: tuple[Order, int], why: str) -> None:
 def main() -> None:
     _prctl(PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(PermissionError):  # root's privilege; others have to do without it
+        os.nice(LAUNCHER_NICE)
     with socket.socket(fileno=0) as control:
         os.set_inheritable(control.fileno(), False)
         Launcher().serve(control)

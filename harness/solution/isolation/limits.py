@@ -80,11 +80,10 @@ class Watchdog:
         """Which bound is exceeded now, and how; "" while none is."""
         self._ticks += 1
         pids = self.tree.members()
-        threads = sum(_threads(pid) for pid in pids)
-        if len(pids) > PROCESSES or threads > THREADS:
-            return (
-                f"processes: it ran {len(pids)} with {threads} threads, at most {PROCESSES} and {THREADS} are allowed"
-            )
+        if len(pids) > PROCESSES:  # before anything that takes longer the more there are
+            return f"processes: it ran {len(pids)} of them, at most {PROCESSES} are allowed"
+        if (threads := sum(_threads(pid) for pid in pids)) > THREADS:
+            return f"processes: it ran {threads} threads, at most {THREADS} are allowed"
         if (
             sum(_resident(pid) for pid in pids) > MEMORY
             and (bytes_used := sum(_proportional(pid) for pid in pids)) > MEMORY
