@@ -31,6 +31,8 @@ LISTINGS = 3  # a snapshot tries so often to be complete before it says "unstead
 KEPT_OPEN = 100  # threads; more of them would eat up the harness's own descriptors
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
+CLOSED = (*GONE, PermissionError)  # of a process that is ending, what it had belongs to root already
+
 Threads = dict[tuple[int, int], Sight]
 
 
@@ -261,7 +263,7 @@ def _cpu_clock(pid: int) -> int:
 def _numbers(folder: str) -> list[int]:
     try:
         return [int(name) for name in os.listdir(folder)]
-    except GONE:
+    except CLOSED:
         return []
 
 
@@ -279,5 +281,5 @@ def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
     for number in _numbers(f"/proc/{pid}/fd"):
         try:
             yield number, os.readlink(f"/proc/{pid}/fd/{number}")
-        except GONE:
+        except CLOSED:
             continue
