@@ -11,15 +11,16 @@ MISTAKE = katas/pubsub --subject=reference:drain_in_fanout
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test bench stories lock clean
+.PHONY: help demo test attacks bench stories lock clean
 
 help:
-	@echo "make demo   see a correct solution hold, and a planted mistake told as a story"
-	@echo "make test   lint, types, and every test of the kit"
-	@echo "make bench  time to verdict of every kata, and its wrong verdicts under load (quick settings)"
-	@echo "make stories draws the golden stories of tests/stories anew, after an intended change"
-	@echo "make lock   resolve requirements.lock anew from pyproject.toml (needs the network)"
-	@echo "make clean  remove the environment and all caches"
+	@echo "make demo     see a correct solution hold, and a planted mistake told as a story"
+	@echo "make test     lint, types, and every test of the kit"
+	@echo "make attacks  grade hostile submissions at every level of isolation; writes docs/attacks.md (some minutes)"
+	@echo "make bench    time to verdict of every kata, and its wrong verdicts under load (quick settings)"
+	@echo "make stories  draw the golden stories of tests/stories anew, after an intended change"
+	@echo "make lock     resolve requirements.lock anew from pyproject.toml (needs the network)"
+	@echo "make clean    remove the environment and all caches"
 	@echo
 	@echo "PYTHON=... chooses the interpreter (3.11 or newer); without it the newest that works is taken."
 
@@ -41,6 +42,9 @@ test: $(INSTALLED)
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(PYTEST) -n 2 -W error -rs
+
+attacks: $(INSTALLED)
+	$(RUN) tests.attacks
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/verdicts.py --runs 3 --load-runs 3

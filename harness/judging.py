@@ -52,7 +52,9 @@ def judge(item: pytest.Function) -> Generator[None, Any, object]:
         pytest.skip(str(unseen))
     except Exception as raised:
         error = raised
-        if solution and isinstance(raised, AssertionError):
+        if solution and (limit := solution.exceeded()):
+            error = LimitReached(limit)
+        elif solution and isinstance(raised, AssertionError):
             solution.explain(raised)
             if not isinstance(raised, Died) and (undelivered := solution.undelivered()):
                 error = LimitReached(f"{undelivered}, so nothing was decided: {raised}")
@@ -138,6 +140,7 @@ def describe(item: pytest.Item) -> Result:
         hints_taken=module.hints_taken.get(behaviour.id, 0),
         mutant=mutant.name if mutant else "",
         because=mutant.because if mutant else "",
+        isolation=None if (level := item.config.getoption("isolation")) is None else int(level),
         replay=_replay(item, module, behaviour),
     )
 
@@ -173,6 +176,8 @@ def _replay(item: pytest.Item, module: KataModule, behaviour: Behaviour) -> str:
         wanted = f"mutants:{module.subject.mutant.name}"
     if wanted:
         words.append(f"--subject={wanted}")
+    if item.config.getoption("isolation"):
+        words.append(f"--isolation={item.config.getoption('isolation')}")
     return shlex.join([*words, f"--seed={item.config.getoption('seed')}"])
 
 

@@ -5,19 +5,20 @@ It only connects pytest to the engine; what a behaviour is, how programs run and
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import secrets
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
 
-from harness import summary
+from harness import isolating, summary
 from harness.collecting import (
     COPIES,
+    STAGED,
     Copies,
     KataModule,
     MutantsFile,
@@ -65,6 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "with everything that was tried, on a page that needs no network",
     )
     group.addoption("--unblocked", action="store_true", help="also try behaviours that need a broken one")
+    isolating.add_option(group)
     group.addoption("--results", type=Path, metavar="FILE", help="write the results as JSON")
 
 
@@ -72,9 +74,12 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest.register_assert_rewrite("harness.behaviours")  # for this run: a warm process imports this file only once
     if config.getoption("seed") is None:
         config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
-    programs = Programs(config.getoption("seed"), taped=evidence.wanted(config))
+    programs = Programs(config.getoption("seed"), isolating.chosen(config), taped=evidence.wanted(config))
+    if programs.isolation:
+        _move_in(programs)
     config.stash[PROGRAMS] = programs
     config.stash[RESULTS] = []
+    config.stash[STAGED] = programs.staged
     config.stash[COPIES] = Copies(programs.new_folder)
     _check_story(config.getoption("story"))
 
@@ -88,6 +93,15 @@ def _check_story(wanted: str) -> None:
         raise pytest.UsageError(f"--story={wanted} is no way to tell: give text, none, or a file that ends in .html")
     if path.is_dir():
         raise pytest.UsageError(f"--story={wanted} is a folder; give the name of a file, such as {path / 'story.html'}")
+
+
+def _move_in(programs: Programs) -> None:
+    """At some levels the harness itself moves, and can only do so before it has threads and sockets."""
+    try:
+        programs.new_folder("first")
+    except OSError as problem:
+        level = programs.isolation.level if programs.isolation else 0
+        raise pytest.UsageError(f"--isolation={level} does not work here: {problem}; `kata doctor` says more") from None
 
 
 def _seed_of_controller(config: pytest.Config) -> int | None:
@@ -276,6 +290,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         summary.write(terminalreporter, config, results)
     if PAGE in config.stash:
         terminalreporter.write_line(config.stash[PAGE])
+    if isolation := config.stash[PROGRAMS].isolation:
+        for line in isolating.lines(isolation):
+            terminalreporter.write_line(line)
     for report in terminalreporter.stats.get("skipped", []):
         if isinstance(report, pytest.CollectReport) and report.nodeid.endswith("kata.toml"):
             _, _, why = cast("tuple[str, int, str]", report.longrepr)
@@ -284,13 +301,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
+    programs = config.stash[PROGRAMS]
+    if programs.isolation:
+        programs.close()  # nobody who could touch the results is alive when they are written
     path = config.getoption("results")
     if path and not hasattr(config, "workerinput"):
         table = {
             "seed": config.getoption("seed"),
+            "isolation": asdict(programs.isolation.findings) if programs.isolation else None,
             "results": [result.to_json() for result in config.stash[RESULTS]],
         }
-        path.write_text(json.dumps(table, indent=1))
+        isolating.write_results(path, table)
     if config.getoption("story") not in ("text", "none") and not hasattr(config, "workerinput"):
         _write_page(session)
 

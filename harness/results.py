@@ -36,6 +36,7 @@ class Result:
     because: str = ""
     untouched: bool = False
     hints_taken: int = 0  # by the learner before this run; what they cost is the teacher's to say
+    isolation: int | None = None  # the level that the program really ran at, None for a practice run
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"verdict": self.verdict.value}

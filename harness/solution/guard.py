@@ -1,9 +1,9 @@
 """Kills what a run started if the run itself is killed: the last line of defence against leaks.
 
-Runs as a process of its own (`python -I -S guard.py MARK FOLDER`) in its own session. Its standard input is a
-pipe that nobody writes to: it ends when the harness ends, however it ends. Then every process whose environment
-carries MARK is killed, and the run's scratch FOLDER removed. On a system without /proc the harness writes the
-process groups it starts into the pipe, one a line.
+Runs as a process of its own (`python -I -S guard.py MARK FOLDER UID`) in its own session. Its standard input is a
+pipe that nobody writes to: it ends when the harness ends, however it ends. Then every process of the user UID is
+killed, if one is given, and every process whose environment carries MARK, and the run's scratch FOLDER is removed.
+On a system without /proc the harness writes the process groups it starts into the pipe, one a line.
 """
 
 from __future__ import annotations
@@ -35,14 +35,28 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def kill_all_of(uid: int) -> None:
+    """Kill every process of a user at once, also one that forks faster than it could be looked for (root only)."""
+    if os.fork() == 0:
+        try:
+            os.setgroups([])
+            os.setresuid(uid, uid, uid)
+            kill(-1)
+        finally:
+            os._exit(0)
+    os.wait()
+
+
 def main() -> None:
-    mark, folder = sys.argv[1:]
+    mark, folder, uid = sys.argv[1:]
     groups = [int(line) for line in sys.stdin if line.strip()]
     for group in groups:
         try:
             os.killpg(group, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             continue
+    if uid:
+        kill_all_of(int(uid))
     empty = 0
     for _ in range(100):  # a process stuck in the kernel may outlive its SIGKILL; then init gets it
         pids = marked(mark)

@@ -32,6 +32,8 @@ LISTINGS = 3  # a snapshot tries so often to be complete before it says "unstead
 KEPT_OPEN = 100  # threads; more of them would eat up the harness's own descriptors
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
+CLOSED = (*GONE, PermissionError)  # of a process that is ending, what it had belongs to root already
+
 Threads = dict[tuple[int, int], Sight]
 
 
@@ -67,7 +69,7 @@ class ProcessTree:
         self.root = root
         self._pids = {root}
         self._strangers: set[int] = set()
-        self._newest = b""
+        self._newest = self._threads_as_of = b""
         self._threads: dict[tuple[int, int], Thread] = {}
         self._complete: Threads | None = None
         self._opaque = False
@@ -91,8 +93,24 @@ class ProcessTree:
     def alive(self) -> bool:
         return bool(self.pids())
 
+    def members(self) -> list[int]:
+        """The processes as of the last start of any, zombies included, without a look at what their threads do."""
+        self._find()
+        return sorted(self._pids)
+
     def _list(self) -> None:
-        """Find new processes and threads. /proc/PID/task/TID/children is not there everywhere."""
+        """Find new processes and threads."""
+        self._find()
+        if self._threads_as_of == self._newest:
+            return
+        self._threads_as_of = self._newest
+        for pid in self._pids:
+            for tid in _numbers(f"/proc/{pid}/task"):
+                if (pid, tid) not in self._threads:
+                    self._threads[pid, tid] = Thread(pid, tid)
+
+    def _find(self) -> None:
+        """Find new processes. /proc/PID/task/TID/children is not there everywhere."""
         newest = _newest()
         if newest == self._newest:
             return  # nobody on this machine has started anything since, and listing /proc is dear
@@ -105,10 +123,6 @@ class ProcessTree:
         while mine := {pid for pid, kin in family.items() if self._is_ours(*kin)} - self._pids:
             self._pids |= mine
         self._strangers |= fresh - self._pids
-        for pid in self._pids:
-            for tid in _numbers(f"/proc/{pid}/task"):
-                if (pid, tid) not in self._threads:
-                    self._threads[pid, tid] = Thread(pid, tid)
 
     def _is_ours(self, parent: int, session: int) -> bool:
         return parent in self._pids or session == self.root
@@ -252,7 +266,7 @@ def _cpu_clock(pid: int) -> int:
 def _numbers(folder: str) -> list[int]:
     try:
         return [int(name) for name in os.listdir(folder)]
-    except GONE:
+    except CLOSED:
         return []
 
 
@@ -270,5 +284,5 @@ def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
     for number in _numbers(f"/proc/{pid}/fd"):
         try:
             yield number, os.readlink(f"/proc/{pid}/fd/{number}")
-        except GONE:
+        except CLOSED:
             continue

@@ -37,6 +37,7 @@ class Network:
         self._selector = selectors.DefaultSelector()
         self._watched: dict[Party, int] = {}
         self.tape: Tape | None = None  # for those who want every byte
+        self.ports: set[int] = set()  # that the harness's parties listen on, or will again
         self.departed: list[Party] = []  # closed by the harness; the solution may not have noticed yet
 
     def __contains__(self, party: Party) -> bool:

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable
 
+from harness.verdicts import LimitReached
 from harness.wire.network import Network
 from harness.wire.tape import Kind, Transport
 
@@ -19,6 +20,7 @@ Address = tuple[str, int]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 CHUNK = 1 << 18
+FLOOD = 64 << 20  # bytes that came and nobody could take
 SMALL_BUFFER, SMALL_SEGMENT = 4096, 536  # bytes
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
@@ -226,6 +228,8 @@ class Connection:
             self.received += len(data)
             self.inbox += data
             self._tape("received", data)
+            if len(self.inbox) > FLOOD:
+                raise LimitReached(f"output: the solution sent {FLOOD >> 20} MB that no answer needs")
         else:
             self.eof = True
             self._tape("eof")
@@ -273,6 +277,7 @@ class Listener:
         self.sock.listen(1024)
         self.sock.setblocking(False)
         self.address = self.sock.getsockname()[:2]
+        self.network.ports.add(self.address[1])
         self.network.add(self)
 
     def fileno(self) -> int:
