@@ -23,7 +23,7 @@ from typing import Any
 from harness import waiting
 from harness.behaviour import Behaviour
 from harness.collecting import declared
-from harness.grading import digests, worker
+from harness.grading import digests, isolating, worker
 from harness.grading.archive import Refused
 from harness.grading.collecting import Collected, collect, utc
 from harness.grading.model import Graded, Judged, Status, Student, Submitted, total
@@ -120,10 +120,10 @@ def judged(submission: Submission, settings: Settings, workers: Workers) -> Grad
     if submission.path is None:
         return replace(blank, status=Status.MISSING, reason="nothing was handed in")
     try:
-        with _room() as room:
-            collected = collect(submission.path, settings.kata, room)
+        with room() as folder:
+            collected = collect(submission.path, settings.kata, folder)
             known = replace(blank, submission=_submitted(submission, collected))
-            graded = _graded(known, collected, settings, workers, room)
+            graded = _graded(known, collected, settings, workers, folder)
     except Refused as problem:
         graded = replace(blank, status=Status.REFUSED, reason=str(problem))
     except Failed as problem:
@@ -161,13 +161,13 @@ def _submitted(submission: Submission, collected: Collected) -> Submitted:
 
 
 @contextlib.contextmanager
-def _room() -> Iterator[Path]:
+def room() -> Iterator[Path]:
     """A private folder for everything about one submission."""
-    room = Path(tempfile.mkdtemp(prefix="kata-grade-"))
+    folder = Path(tempfile.mkdtemp(prefix="kata-grade-"))
     try:
-        yield room
+        yield folder
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _trouble(error: OSError) -> str:
@@ -265,7 +265,7 @@ def _words(
         f"--seed={seed}",
         "--story=none",
         f"--results=/dev/fd/{results}",
-        *isolation_words(settings.isolation),
+        *isolating.words(settings.isolation),
     ]
 
 
@@ -279,11 +279,6 @@ def _environment(room: Path) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
-
-
-def isolation_words(level: int | None) -> list[str]:
-    """How the worker is told the level of isolation: the one place that knows what the plugin can do."""
-    return []
 
 
 def _table(number: int) -> dict[str, Any] | None:

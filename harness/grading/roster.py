@@ -60,7 +60,10 @@ def read(path: Path) -> list[Entry]:
         raise Unusable(f"the roster {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise Unusable(f"the roster {path} is not UTF-8; save it as CSV in UTF-8") from None
-    lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text), restval=""))
+    try:
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text), restval=""))
+    except csv.Error as error:
+        raise Unusable(f"the roster {path} is no CSV ({error})") from None
     header = {name.strip().casefold(): name for name in (lines[0] if lines else {}) if isinstance(name, str)}
     key = next((header[name] for name in IDS if name in header), None)
     if key is None:
@@ -100,10 +103,8 @@ def handed_in(path: Path, entries: list[Entry], script: str) -> Handed:
     """What lies in the folder of submissions, or the single submission that `path` is. Raises Unusable."""
     if not path.exists():
         raise Unusable(f"{path} does not exist; name the folder that holds a folder, zip or tar for each student")
-    if path.is_file() or (path / "kata.toml").is_file() or (path / script).is_file():
-        found, notes = [path.resolve()], []
-    else:
-        found, notes = _listed(path)
+    single = path.is_file() or (path / "kata.toml").is_file() or (path / script).is_file()
+    found, notes = ([path.resolve()], []) if single else _listed(path)
     submissions = list(_assigned(found, entries))
     if not submissions:
         raise Unusable(f"{path} holds no submissions; a folder, zip or tar for each student is looked for")
@@ -112,7 +113,8 @@ def handed_in(path: Path, entries: list[Entry], script: str) -> Handed:
 
 
 def _listed(folder: Path) -> tuple[list[Path], list[str]]:
-    found, notes = [], []
+    found: list[Path] = []
+    notes: list[str] = []
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -127,32 +129,40 @@ def _listed(folder: Path) -> tuple[list[Path], list[str]]:
     return found, notes
 
 
+class Owners:
+    """Who handed in what, by the roster: its column `submission`, the id, or the id within a longer name."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self._named = {entry.submission: entry.student.id for entry in entries if entry.submission}
+        self._ids = {entry.student.id.casefold(): entry.student.id for entry in entries}
+
+    def of(self, path: Path) -> str:
+        """The student's id; the name of what was handed in where the roster knows of none."""
+        name = path.name.encode("utf-8", "backslashreplace").decode()
+        stem = OTHER_ARCHIVE.sub("", ARCHIVE.sub("", name)) or name
+        known = self._named.get(name) or self._named.get(stem) or self._ids.get(stem.casefold())
+        return known or self._within(stem.casefold()) or stem
+
+    def _within(self, stem: str) -> str:
+        inside = [
+            own
+            for key, own in self._ids.items()
+            if key in stem and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", stem.replace("_", " "))
+        ]
+        return inside[0] if len(inside) == 1 else ""
+
+
 def _assigned(found: list[Path], entries: list[Entry]) -> Iterator[Submission]:
     """A submission for each student: two of one are a problem of that student's, none is said as well."""
+    owners = Owners(entries)
     whose: dict[str, list[Path]] = defaultdict(list)
     for path in found:
-        whose[_owner(path, entries)].append(path)
+        whose[owners.of(path)].append(path)
     known = {entry.student.id: entry for entry in entries}
     for identity in [*whose, *(identity for identity in known if identity not in whose)]:
         entry = known.get(identity, Entry(Student(identity)))
         paths = whose.get(identity, [])
         yield Submission(entry.student, paths[0] if paths else None, entry.submitted_at, _problem(paths))
-
-
-def _owner(path: Path, entries: list[Entry]) -> str:
-    """The id of the student who handed in `path`: the roster's if it knows, else the path's name."""
-    name = path.name.encode("utf-8", "backslashreplace").decode()
-    stem = OTHER_ARCHIVE.sub("", ARCHIVE.sub("", name)) or name
-    words = {word.casefold() for word in re.split(r"[\s_\-]+", stem)}
-    for fits in (
-        lambda entry: entry.submission in (name, stem) and entry.submission,
-        lambda entry: entry.student.id.casefold() == stem.casefold(),
-        lambda entry: entry.student.id.casefold() in words,
-    ):
-        fitting = [entry.student.id for entry in entries if fits(entry)]
-        if len(fitting) == 1:
-            return fitting[0]
-    return stem
 
 
 def _problem(paths: list[Path]) -> str:
