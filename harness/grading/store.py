@@ -84,6 +84,7 @@ class Store:
         """Write a file in one step; False when something stands there and may not be replaced. Raises Full."""
         draft = f".{secrets.token_hex(8)}"
         try:
+            os.fchmod(self._folder, PRIVATE)  # whoever closed it meanwhile does not keep the results out
             number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self._folder)
             try:
                 with open(number, "w", encoding="utf-8") as file:

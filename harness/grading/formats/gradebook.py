@@ -46,4 +46,4 @@ def _safe(cell: object) -> object:
     if not isinstance(cell, str):
         return cell
     harmless = visible(cell)
-    return f"'{harmless}" if harmless.lstrip().startswith(FORMULA) or cell.startswith(FORMULA) else harmless
+    return f"'{harmless}" if cell.lstrip().startswith(FORMULA) or cell.startswith(FORMULA) else harmless
