@@ -120,6 +120,6 @@ def _kind(mode: int) -> str:
 def file_name(identity: str, suffix: str = ".json") -> str:
     """A file's name for a student: readable, safe everywhere, and another one for everybody."""
     plain = UNSAFE.sub("_", identity).strip("._")[:80]
-    if plain == identity and plain == plain.lower():
+    if plain and plain == identity == plain.lower():
         return plain + suffix
     return f"{plain or 'student'}-{hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}{suffix}"
