@@ -39,6 +39,7 @@ DEATHS = 2  # workers that one submission may cost
 LAST_LINES, LONGEST_TEXT = 4, 300
 ALLOWED = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV")  # of the environment; everything else stays outside
 NO_LEVEL = -1
+THROUGH = 0o711  # a program that runs as another user gets to its own folder, and sees no other on the way
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,9 @@ def _submitted(submission: Submission, collected: Collected) -> Submitted:
 
 @contextlib.contextmanager
 def room() -> Iterator[Path]:
-    """A private folder for everything about one submission."""
+    """A folder for everything about one submission, which only the grader can list."""
     folder = Path(tempfile.mkdtemp(prefix="kata-grade-"))
+    folder.chmod(THROUGH)
     try:
         yield folder
     finally:
@@ -271,7 +273,7 @@ def _words(
 
 def _environment(room: Path) -> dict[str, str]:
     temporary = room / "tmp"
-    temporary.mkdir(exist_ok=True)
+    temporary.mkdir(THROUGH, exist_ok=True)
     kept = {key: os.environ[key] for key in ALLOWED if key in os.environ}
     return kept | {
         "HOME": str(temporary),
