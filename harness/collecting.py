@@ -7,7 +7,7 @@ name between, and there is one for each pair of a mutant and a behaviour that is
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -72,16 +72,20 @@ class SolutionFile(KataModule):
     def _chosen(self, wanted: str | None) -> Subject:
         if not wanted:
             self.untouched = self.kata.untouched
-            return subjects.solution(self.kata)
+            return replace(subjects.solution(self.kata), folder=self._staged(self.kata.folder))
         word, _, name = wanted.partition(":")
         if word != "reference":
-            return subjects.from_path(self.kata, Path(wanted))
+            return subjects.from_path(self.kata, self._staged(Path(wanted)))
         original = subjects.reference(self.kata)
         if not name:
-            return original
+            return replace(original, folder=self._staged(original.folder))
         (mutant,) = subjects.choose_mutants(self.kata, name)
         copies = self.config.stash[COPIES].folder_of(self.kata.name)
-        return replace(subjects.mutate(original, mutant, copies), mutant=None)
+        planted = subjects.mutate(original, mutant, copies)
+        return replace(planted, folder=self._staged(planted.folder), mutant=None)
+
+    def _staged(self, path: Path) -> Path:
+        return path if self.config.option.collectonly else self.config.stash[STAGED](path)
 
 
 class MutantsFile(KataModule):
@@ -110,7 +114,8 @@ class MutantsFile(KataModule):
         )
         module.kata = self.kata
         scratch = self.config.stash[COPIES]
-        module.subject = subjects.mutate(self.subject, mutant, scratch.folder_of(self.kata.name))
+        planted = subjects.mutate(self.subject, mutant, scratch.folder_of(self.kata.name))
+        module.subject = replace(planted, folder=self.config.stash[STAGED](planted.folder))
         return module
 
 
@@ -127,6 +132,7 @@ class Copies:
         return self._folders[kata]
 
 
+STAGED = pytest.StashKey[Callable[[Path], Path]]()  # from a submission to where it is run
 COPIES = pytest.StashKey[Copies]()
 SEEN = pytest.StashKey[dict[str, Path]]()
 

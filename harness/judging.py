@@ -20,7 +20,7 @@ from harness.behaviour import Behaviour
 from harness.collecting import KataModule, behaviour_of, module_of
 from harness.results import Result
 from harness.story.plain import shorten
-from harness.verdicts import Broken, NotShown, Verdict, verdict_of
+from harness.verdicts import Broken, LimitReached, NotShown, Verdict, verdict_of
 
 MESSAGE_WIDTH, DETAIL_LINES, DETAIL_WIDTH = 800, 8, 400
 INTROSPECTION = re.compile(r"\s*\+ +(where|and) ")
@@ -50,7 +50,9 @@ def judge(item: pytest.Function) -> Generator[None, Any, object]:
         pytest.skip(str(unseen))
     except Exception as raised:
         error = raised
-        if solution and isinstance(raised, AssertionError):
+        if solution and (limit := solution.exceeded()):
+            error = LimitReached(limit)
+        elif solution and isinstance(raised, AssertionError):
             solution.explain(raised)
     mutant = module_of(item).subject.mutant
     if mutant is None:
@@ -133,6 +135,7 @@ def describe(item: pytest.Item) -> Result:
         hints=list(behaviour.hints),
         mutant=mutant.name if mutant else "",
         because=mutant.because if mutant else "",
+        isolation=None if (level := item.config.getoption("isolation")) is None else int(level),
         replay=_replay(item, module, behaviour),
     )
 
@@ -167,6 +170,8 @@ def _replay(item: pytest.Item, module: KataModule, behaviour: Behaviour) -> str:
         wanted = f"mutants:{module.subject.mutant.name}"
     if wanted:
         words.append(f"--subject={wanted}")
+    if item.config.getoption("isolation"):
+        words.append(f"--isolation={item.config.getoption('isolation')}")
     return shlex.join([*words, f"--seed={item.config.getoption('seed')}"])
 
 

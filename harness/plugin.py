@@ -5,19 +5,20 @@ It only connects pytest to the engine; what a behaviour is, how programs run and
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import secrets
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
 
-from harness import summary
+from harness import isolating, summary
 from harness.collecting import (
     COPIES,
+    STAGED,
     Copies,
     KataModule,
     MutantsFile,
@@ -57,16 +58,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, help="the seed of all random data, as a failure prints it")
     group.addoption("--story", choices=("text", "none"), default="text", help="how broken behaviours are told")
     group.addoption("--unblocked", action="store_true", help="also try behaviours that need a broken one")
+    isolating.add_option(group)
     group.addoption("--results", type=Path, metavar="FILE", help="write the results as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    programs = Programs()
+    programs = Programs(isolating.chosen(config))
+    if programs.isolation:
+        _move_in(programs)
     config.stash[PROGRAMS] = programs
     config.stash[RESULTS] = []
+    config.stash[STAGED] = programs.staged
     config.stash[COPIES] = Copies(programs.new_folder)
     if config.getoption("seed") is None:
         config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
+
+
+def _move_in(programs: Programs) -> None:
+    """At some levels the harness itself moves, and can only do so before it has threads and sockets."""
+    try:
+        programs.new_folder("first")
+    except OSError as problem:
+        level = programs.isolation.level if programs.isolation else 0
+        raise pytest.UsageError(f"--isolation={level} does not work here: {problem}; `kata doctor` says more") from None
 
 
 def _seed_of_controller(config: pytest.Config) -> int | None:
@@ -253,6 +267,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     results = config.stash[RESULTS]
     if results:
         summary.write(terminalreporter, config, results)
+    if isolation := config.stash[PROGRAMS].isolation:
+        for line in isolating.lines(isolation):
+            terminalreporter.write_line(line)
     for report in terminalreporter.stats.get("skipped", []):
         if isinstance(report, pytest.CollectReport) and report.nodeid.endswith("kata.toml"):
             _, _, why = cast("tuple[str, int, str]", report.longrepr)
@@ -261,13 +278,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
+    programs = config.stash[PROGRAMS]
+    if programs.isolation:
+        programs.close()  # nobody who could touch the results is alive when they are written
     path = config.getoption("results")
     if path and not hasattr(config, "workerinput"):
         table = {
             "seed": config.getoption("seed"),
+            "isolation": asdict(programs.isolation.findings) if programs.isolation else None,
             "results": [result.to_json() for result in config.stash[RESULTS]],
         }
-        path.write_text(json.dumps(table, indent=1))
+        isolating.write_results(path, table)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

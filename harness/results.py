@@ -35,6 +35,7 @@ class Result:
     mutant: str = ""
     because: str = ""
     untouched: bool = False
+    isolation: int | None = None  # the level that the program really ran at, None for a practice run
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"verdict": self.verdict.value}

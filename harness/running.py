@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import kata as katas
 from harness import waiting
@@ -16,16 +17,22 @@ from harness.collecting import KataModule
 from harness.solution import process
 from harness.solution.program import DidNotStart, Solution, Tripwire
 from harness.solution.scratch import Scratch
-from harness.verdicts import Unusable
+from harness.verdicts import LimitReached, Unusable
+
+if TYPE_CHECKING:
+    from harness.solution.isolation.sandbox import Isolation
 
 Key = tuple[str, ...]
+RUN = 300  # seconds, of an isolated run: nobody waits for it, so somebody has to end it
 STARTING = 2  # programs that may be starting ahead of their turn
 
 
 class Programs:
     """The solutions that run now, by what they were started for."""
 
-    def __init__(self) -> None:
+    def __init__(self, isolation: Isolation | None = None) -> None:
+        self.isolation = isolation
+        self._began = waiting.now()
         self._scratch: Scratch | None = None
         self._running: dict[Key, Solution] = {}
         self._built: set[str] = set()
@@ -35,7 +42,7 @@ class Programs:
     @property
     def scratch(self) -> Scratch:
         if self._scratch is None:
-            self._scratch = Scratch()
+            self._scratch = Scratch(self.isolation)
         return self._scratch
 
     def new_folder(self, name: str) -> Path:
@@ -43,7 +50,14 @@ class Programs:
 
     def warm_up(self, kata: str) -> None:
         """Let what the programs of that kata import be imported, while pytest still collects."""
-        self.scratch.forks.preload(katas.SHIPPED / kata)
+        if not self.isolation:
+            self.scratch.forks.preload(katas.SHIPPED / kata)
+
+    def staged(self, path: Path) -> Path:
+        """Where the submission at `path` is run: in a copy, if it is run in isolation."""
+        if not self.isolation:
+            return path
+        return self.isolation.staged(path, self.new_folder("submission"))
 
     def prepare(self, module: KataModule, behaviour: Behaviour) -> bool:
         """Start the program for a behaviour that comes soon, without waiting for it; True when one was started.
@@ -75,6 +89,8 @@ class Programs:
     def lease(self, module: KataModule, behaviour: Behaviour) -> Solution:
         """The program for a behaviour, which `until_ready` waits for. Raises DidNotStart if there can be none."""
         folder = str(module.subject.folder)
+        if self.isolation and waiting.now() - self._began > RUN:
+            raise LimitReached(f"time: the whole run took more than {RUN} s")
         self.prepare(module, behaviour)
         if folder in self._unusable:
             self._unstartable[folder] = self._unusable[folder]
@@ -86,7 +102,7 @@ class Programs:
         """Wait for a leased program. Raises DidNotStart; what did not start is not tried again in this run."""
         try:
             solution.until_ready()
-        except DidNotStart as problem:
+        except (DidNotStart, LimitReached) as problem:
             self._unstartable[str(solution.subject.folder)] = str(problem)
             raise
 
@@ -105,7 +121,9 @@ class Programs:
         folder = str(module.subject.folder)
         if folder not in self._built:
             self._built.add(folder)
-            process.build(module.subject)
+            if self.isolation:
+                self.isolation.interpreter.provide(module.kata.extra)
+            process.build(module.subject, self.scratch)
 
     def linger(self, module: KataModule) -> list[Tripwire]:
         """The tripwires of a subject that were tripped by the end of its run."""
@@ -125,10 +143,12 @@ class Programs:
         for solution in polite:
             waiting.until_stopped(solution, module.kata.grace_ms / 1000)
         for solution in leaving:
+            if self.isolation and (count := solution.left_behind()):
+                self.isolation.left(count)
             solution.close()
 
     def close(self) -> None:
-        """End whatever still runs, at once: nobody waits any more."""
+        """End whatever still runs, at once: nobody waits any more. May be called again."""
         for solution in self._running.values():
             solution.close()
         self._running.clear()

@@ -124,9 +124,11 @@ class Effort:
             self._cpu = self.scene.effort()
         worked = self.scene.effort() - self._cpu
         if worked > self.bound.cpu:
-            raise LimitReached(f"the solution worked for {worked:.0f} s of CPU time ({why}); owed is {owed}")
+            raise LimitReached(f"time: the solution worked for {worked:.0f} s of CPU time ({why}); owed is {owed}")
         if now() - self._since > self.bound.wall:
-            raise LimitReached(f"the solution did not rest within {self.bound.wall:.0f} s ({why}); owed is {owed}")
+            raise LimitReached(
+                f"time: the solution did not rest within {self.bound.wall:.0f} s ({why}); owed is {owed}"
+            )
 
 
 def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience, bound: Bound) -> T | None:

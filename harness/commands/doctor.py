@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
 def _machine() -> Iterator[Finding]:
     from harness.solution import kernel
     from harness.solution.diag import SocketDiag, open_tcp
+    from harness.solution.isolation import LEVELS, probe
 
     old = "" if sys.version_info >= OLDEST else "install Python 3.11 or newer"
     yield Finding("Python", platform.python_version(), old, required=True)
@@ -67,7 +68,9 @@ def _machine() -> Iterator[Finding]:
     exact = isinstance(view, SocketDiag)
     view.close()
     yield Finding("sockets", "by sock_diag" if exact else "by /proc/net/tcp, which is slower and shows less")
-    yield Finding("isolation", "level 0: a process of its own in a clean environment")
+    for level, adds in LEVELS.items():
+        why = probe.why_not(level)
+        yield Finding(f"isolation {level}", why or adds, "submissions are graded at a lower level" if why else "")
 
 
 def _packages() -> Iterator[Finding]:

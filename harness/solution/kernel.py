@@ -66,7 +66,7 @@ class ProcessTree:
         self.root = root
         self._pids = {root}
         self._strangers: set[int] = set()
-        self._newest = b""
+        self._newest = self._threads_as_of = b""
         self._threads: dict[tuple[int, int], Thread] = {}
         self._complete: Threads | None = None
         self._opaque = False
@@ -90,8 +90,24 @@ class ProcessTree:
     def alive(self) -> bool:
         return bool(self.pids())
 
+    def members(self) -> list[int]:
+        """The processes as of the last start of any, zombies included, without a look at what their threads do."""
+        self._find()
+        return sorted(self._pids)
+
     def _list(self) -> None:
-        """Find new processes and threads. /proc/PID/task/TID/children is not there everywhere."""
+        """Find new processes and threads."""
+        self._find()
+        if self._threads_as_of == self._newest:
+            return
+        self._threads_as_of = self._newest
+        for pid in self._pids:
+            for tid in _numbers(f"/proc/{pid}/task"):
+                if (pid, tid) not in self._threads:
+                    self._threads[pid, tid] = Thread(pid, tid)
+
+    def _find(self) -> None:
+        """Find new processes. /proc/PID/task/TID/children is not there everywhere."""
         newest = _newest()
         if newest == self._newest:
             return  # nobody on this machine has started anything since, and listing /proc is dear
@@ -104,10 +120,6 @@ class ProcessTree:
         while mine := {pid for pid, kin in family.items() if self._is_ours(*kin)} - self._pids:
             self._pids |= mine
         self._strangers |= fresh - self._pids
-        for pid in self._pids:
-            for tid in _numbers(f"/proc/{pid}/task"):
-                if (pid, tid) not in self._threads:
-                    self._threads[pid, tid] = Thread(pid, tid)
 
     def _is_ours(self, parent: int, session: int) -> bool:
         return parent in self._pids or session == self.root

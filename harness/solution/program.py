@@ -21,7 +21,7 @@ from harness.solution.quiet import End, Look, Watch, watch
 from harness.solution.scratch import Scratch
 from harness.story.record import Record
 from harness.subjects import Subject
-from harness.verdicts import Broken, Died, NotShown
+from harness.verdicts import Broken, Died, LimitReached, NotShown
 from harness.wire.network import Network
 from harness.wire.tcp import Connection, answers
 
@@ -82,6 +82,7 @@ class Solution:
         self.tripwires: list[Tripwire] = []
         self._owner: object = None
         self._output_mark = 0
+        self._exceeded = ""
 
     # -- the process --------------------------------------------------------------------------------------------
 
@@ -101,7 +102,8 @@ class Solution:
         for peer in self.peers:
             environment |= peer.environment()
         log = self.folder / "output.log"
-        self.process = Process(self.subject, environment, self.scratch, self.folder / "home", log)
+        ports = {port, *self.network.ports}
+        self.process = Process(self.subject, environment, self.scratch, self.folder / "home", log, ports)
         self.watch = watch(self.process.pid, host, port)
         self.ready = self.expected_to_die = False
 
@@ -112,6 +114,8 @@ class Solution:
         if self.process is None:
             self.launch()
         problem = waiting.until_listening(self)
+        if limit := self.exceeded():
+            raise LimitReached(limit)
         if problem:
             raise DidNotStart(f"the solution did not start: {problem}")
         self.ready = True
@@ -189,8 +193,8 @@ class Solution:
         if self.process is None:
             return
         self.expected_to_die = True
-        stray = self.watch.tree.pids() if isinstance(self.watch, Watch) else []
-        self.process.kill(stray)
+        self._exceeded = self._exceeded or self.process.exceeded()
+        self.process.kill(self.watch.tree.pids if isinstance(self.watch, Watch) else lambda: [])
         self.watch.close()
         self.process = None
         self.ready = False
@@ -251,6 +255,16 @@ class Solution:
         if status is not None:
             raise Died(f"the solution {how_it_ended(status)}, and still owed {owed}")
 
+    def exceeded(self) -> str:
+        """Which limit the solution has exceeded since its behaviour began, "" while it has kept them all."""
+        return self._exceeded or (self.process.exceeded() if self.process else "")
+
+    def left_behind(self) -> int:
+        """How many processes are left of a solution that has exited."""
+        if self.process is None or self.exit_status() is None or not isinstance(self.watch, Watch):
+            return 0
+        return len(self.watch.tree.pids())
+
     def explain(self, broken: AssertionError) -> None:
         """Add to a broken promise that the process has ended, where it tells why a connection did."""
         ended = any(connection.ended for connection in self.network.parties(Connection))
@@ -272,7 +286,7 @@ class Solution:
 
     def begin(self, owner: object = None) -> None:
         """A new behaviour, `owner`, begins here: its record, its output, its peers' logs."""
-        self._owner, self.lease = owner, 0.0
+        self._owner, self.lease, self._exceeded = owner, 0.0, ""
         self.record.begin()
         self._output_mark = self.process.output_size() if self.process else 0
         for peer in self.peers:

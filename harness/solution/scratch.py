@@ -1,18 +1,24 @@
-"""One scratch folder a run, the mark that its processes carry, and the guard that cleans up after a killed run."""
+"""One scratch folder a run, the mark that its processes carry, and the guard that cleans up after a killed run.
+
+The guard comes first: it stays outside of the namespaces that an isolated run moves into, where it sees all of it.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.solution import guard
 from harness.solution.forks import Forks
+
+if TYPE_CHECKING:
+    from harness.solution.isolation.sandbox import Isolation
 
 MARK = "BACKEND_KATAS_RUN"
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "VIRTUAL_ENV")
@@ -23,14 +29,14 @@ PR_SET_CHILD_SUBREAPER = 36
 class Scratch:
     """Folders for copies, state, homes and output of one run; all are gone when it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, isolation: Isolation | None = None) -> None:
+        self.isolation = isolation
         self.folder = Path(tempfile.mkdtemp(prefix="backend-katas-"))
         self.mark = secrets.token_hex(8)
         inherited = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         self.environment = inherited | PYTHON | {MARK: self.mark}  # of every program of the run
         self._made = 0
         become_subreaper()
-        self.forks = Forks(self.new_folder("forks"), self.environment)
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, f"{MARK}={self.mark}", str(self.folder)],
             stdin=subprocess.PIPE,
@@ -38,11 +44,15 @@ class Scratch:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run, not for its guard
         )
+        if isolation:
+            isolation.enter(self.folder, [self._guard.pid])
+            self.environment |= isolation.interpreter.environment
+        self.forks = Forks(self.new_folder("forks"), self.environment)
 
     def new_folder(self, name: str) -> Path:
         self._made += 1
         folder = self.folder / f"{self._made}-{name}"
-        folder.mkdir()
+        folder.mkdir(mode=0o711)
         return folder
 
     def announce(self, group: int) -> None:
@@ -57,10 +67,11 @@ class Scratch:
 
     def close(self) -> None:
         self.forks.close()
+        if self.isolation:
+            self.isolation.close()
         if self._guard.stdin:
             self._guard.stdin.close()
-        self._guard.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._guard.wait()  # it removes the folder
 
 
 def become_subreaper() -> None:

@@ -35,6 +35,7 @@ class Network:
         self.record = record
         self._selector = selectors.DefaultSelector()
         self._watched: dict[Party, int] = {}
+        self.ports: set[int] = set()  # that the harness's parties listen on, or will again
         self.departed: list[Party] = []  # closed by the harness; the solution may not have noticed yet
 
     def __contains__(self, party: Party) -> bool:

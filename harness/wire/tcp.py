@@ -253,6 +253,7 @@ class Listener:
         self.sock.listen(1024)
         self.sock.setblocking(False)
         self.address = self.sock.getsockname()[:2]
+        self.network.ports.add(self.address[1])
         self.network.add(self)
 
     def fileno(self) -> int:
