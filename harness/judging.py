@@ -19,10 +19,12 @@ import pytest
 from harness.behaviour import Behaviour
 from harness.collecting import KataModule, behaviour_of, module_of
 from harness.results import Result
+from harness.story.fold import essential, fold, shorten_middle
 from harness.story.plain import shorten
 from harness.verdicts import Broken, LimitReached, NotShown, Verdict, verdict_of
 
 MESSAGE_WIDTH, DETAIL_LINES, DETAIL_WIDTH = 800, 8, 400
+STORY_EVENTS = 100, 300  # at its beginning and at its end; what is between is counted
 INTROSPECTION = re.compile(r"\s*\+ +(where|and) ")
 UNHELPFUL = ("Use -v to get", "Full diff", "(pytest_assertion plugin")
 
@@ -156,9 +158,10 @@ def _take_story(item: pytest.Item, result: Result) -> None:
     if solution is None:
         return
     record = solution.record
-    if result.verdict is Verdict.BROKEN and not (record.events and record.events[-1].kind == "owed"):
+    if result.verdict is Verdict.BROKEN:
         record.break_here()
-    result.story = [event.to_json() for event in record.events]
+    told = shorten_middle(fold(essential(record.events)), *STORY_EVENTS)
+    result.story = [event.to_json() for event in told]
     result.solution_name = record.solution
     result.output = solution.output()
 

@@ -40,6 +40,7 @@ Wrapper = Generator[None, T, T]  # a hook around hooks
 
 PROGRAMS = pytest.StashKey[Programs]()
 RESULTS = pytest.StashKey[list[Result]]()
+PAGE = pytest.StashKey[str]()  # what is said of the page at the end
 NEXT = pytest.StashKey[pytest.Item | None]()
 AHEAD = 25  # items that are looked over for programs to start
 FULL_STORIES = 3  # broken behaviours whose diagram is drawn; the others get their sentences, and a way to see theirs
@@ -56,7 +57,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "of its planted mistakes), or the mutants, each with the behaviours that are meant to catch it",
     )
     group.addoption("--seed", type=int, help="the seed of all random data, as a failure prints it")
-    group.addoption("--story", choices=("text", "none"), default="text", help="how broken behaviours are told")
+    group.addoption(
+        "--story",
+        metavar="text|none|FILE.html",
+        default="text",
+        help="how broken behaviours are told: as text (the default), in one line each (none), or as text here and, "
+        "with everything that was tried, on a page that needs no network",
+    )
     group.addoption("--unblocked", action="store_true", help="also try behaviours that need a broken one")
     isolating.add_option(group)
     group.addoption("--results", type=Path, metavar="FILE", help="write the results as JSON")
@@ -72,6 +79,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[COPIES] = Copies(programs.new_folder)
     if config.getoption("seed") is None:
         config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
+    _check_story(config.getoption("story"))
+
+
+def _check_story(wanted: str) -> None:
+    """Refuse now what could not be written at the end of the run."""
+    if wanted in ("text", "none"):
+        return
+    path = Path(wanted)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise pytest.UsageError(f"--story={wanted} is no way to tell: give text, none, or a file that ends in .html")
+    if path.is_dir():
+        raise pytest.UsageError(f"--story={wanted} is a folder; give the name of a file, such as {path / 'story.html'}")
 
 
 def _move_in(programs: Programs) -> None:
@@ -270,6 +289,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if isolation := config.stash[PROGRAMS].isolation:
         for line in isolating.lines(isolation):
             terminalreporter.write_line(line)
+    if PAGE in config.stash:
+        terminalreporter.write_line(config.stash[PAGE])
     for report in terminalreporter.stats.get("skipped", []):
         if isinstance(report, pytest.CollectReport) and report.nodeid.endswith("kata.toml"):
             _, _, why = cast("tuple[str, int, str]", report.longrepr)
@@ -289,6 +310,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             "results": [result.to_json() for result in config.stash[RESULTS]],
         }
         isolating.write_results(path, table)
+    if config.getoption("story") not in ("text", "none") and not hasattr(config, "workerinput"):
+        _write_page(session)
+
+
+def _write_page(session: pytest.Session) -> None:
+    """The page of the run; the terminal says where it is, and a run whose page could not be written has not passed."""
+    from harness.story import page  # only now: nobody else pays for the templates
+
+    path, results = Path(session.config.getoption("story")), session.config.stash[RESULTS]
+    if not results:
+        session.config.stash[PAGE] = f"no behaviour was tried, so {path} was not written"
+        return
+    try:
+        page.write(path, results)
+        session.config.stash[PAGE] = f"the page is {path}"
+    except OSError as problem:
+        session.config.stash[PAGE] = f"the page could not be written: {problem}"
+        session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -13,7 +13,7 @@ from harness.behaviour import STAGES
 from harness.results import Result
 from harness.solution.quiet import doubt
 from harness.story.plain import shorten, visible
-from harness.verdicts import Verdict
+from harness.verdicts import MARK, Verdict
 
 STATUS = {
     Verdict.HOLDS: ("passed", ".", "HOLDS"),
@@ -23,15 +23,6 @@ STATUS = {
     Verdict.FAULT: ("failed", "E", "FAULT OF THE KIT"),
     Verdict.BLOCKED: ("blocked", "b", "BLOCKED"),
     Verdict.SKIPPED: ("skipped", "s", "SKIPPED"),
-}
-MARK = {
-    Verdict.HOLDS: "✓",
-    Verdict.BROKEN: "✗",
-    Verdict.NOT_REACHED: "?",
-    Verdict.LIMIT: "◷",
-    Verdict.FAULT: "!",
-    Verdict.BLOCKED: "·",
-    Verdict.SKIPPED: "-",
 }
 WIDTH = 80
 Writer = Any  # pytest's terminal reporter

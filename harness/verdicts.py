@@ -21,6 +21,17 @@ class Verdict(StrEnum):
     FAULT = "fault of the kit"
 
 
+MARK = {
+    Verdict.HOLDS: "✓",
+    Verdict.BROKEN: "✗",
+    Verdict.NOT_REACHED: "?",
+    Verdict.LIMIT: "◷",
+    Verdict.FAULT: "!",
+    Verdict.BLOCKED: "·",
+    Verdict.SKIPPED: "-",
+}
+
+
 class Broken(AssertionError):
     """The solution owed something and did not deliver it."""
 

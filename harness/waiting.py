@@ -172,6 +172,7 @@ def until(scene: Scene, happened: Callable[[], T], owed: str, to: str = "") -> T
     value = _wait(scene, happened, owed, patience_with(scene), OWED)
     if value is None:
         record = scene.record
+        record.fact("is idle")
         record.owed(record.solution, to or record.solution, owed)
         whom = f"{to} is owed" if to else f"the {record.solution} owes"
         raise Broken(f"{whom} {owed}; the {record.solution} is idle, so it will not come")

@@ -27,6 +27,7 @@ class Fetch:
 
     def __init__(self, incoming: Incoming, body: bytes) -> None:
         self.incoming, self.body = incoming, body
+        self.hold = 0  # its number in the record
 
 
 class IdentityProvider:
@@ -79,6 +80,7 @@ class IdentityProvider:
         self._holding = False
         held, self._held = self._held, []
         for fetch in held:
+            self.solution.record.release(NAME, "lets it go", fetch.hold)
             self._serve(fetch)
 
     @contextmanager
@@ -91,12 +93,12 @@ class IdentityProvider:
     @contextmanager
     def down(self) -> Iterator[None]:
         """Nobody listens."""
-        self.solution.record.note(NAME, "refuses connections")
+        self.solution.record.down(NAME, "refuses connections")
         self.server.close_connections()
         self.server.listener.close()
         yield
         self.server.listener.open()
-        self.solution.record.note(NAME, "is back")
+        self.solution.record.up(NAME, "is back")
 
     def until_fetched(self, number: int) -> None:
         """Wait until that many fetches have come, as a scene needs it."""
@@ -113,7 +115,7 @@ class IdentityProvider:
         self.fetches.append(fetch)
         if self._holding:
             self._held.append(fetch)
-            self.solution.record.note(NAME, "holds the reply")
+            fetch.hold = self.solution.record.hold(NAME, "holds the reply")
         else:
             self._serve(fetch)
 

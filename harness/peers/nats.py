@@ -11,9 +11,11 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from harness.solution.program import Solution
+from harness.story.record import Label
 from harness.verdicts import Broken
 from harness.wire.tcp import Connection
 
@@ -26,6 +28,7 @@ CONNECT = {
     "version": "1.0.0",
 }
 MSG = re.compile(rb"MSG ([^ \t\r\n]+) ([^ \t\r\n]+) (?:([^ \t\r\n]+) )?([0-9]{1,9})")
+SHOWN = 41  # bytes of a payload that a story is given; forty are shown, one more tells that it goes on
 ERR = re.compile(rb"-ERR '(.*)'", re.IGNORECASE)
 
 
@@ -80,7 +83,7 @@ class NatsClient:
 
     # -- saying -------------------------------------------------------------------------------------------------
 
-    def send(self, data: bytes, label: str = "") -> None:
+    def send(self, data: bytes, label: Label = "") -> None:
         """Send bytes as they are, well-formed or not."""
         shown = label or data[:200].decode(errors="replace").replace("\r\n", "␍␊")
         self.solution.record.add("message", self.name, self._peer, shown, data, self.name)
@@ -284,13 +287,6 @@ class NatsClient:
         assert self._body is not None
         subject, sid, reply, size = self._body
         self._body = None
-        label = " ".join(
-            [
-                "MSG",
-                *(part.decode(errors="replace") for part in (subject, sid, reply) if part),
-                str(size),
-            ]
-        )
         if ending != b"\r\n":
             self._arrive(
                 Garbage(
@@ -305,24 +301,34 @@ class NatsClient:
             payload,
             reply.decode(errors="replace"),
         )
-        self._arrive(message, payload, f"{label} ␍␊ {shown(payload)}")
+        self._arrive(message, payload, partial(delivered, message.subject, message.sid, reply, size, payload[:SHOWN]))
 
-    def _arrive(self, frame: Frame, data: bytes = b"", label: str = "") -> None:
+    def _arrive(self, frame: Frame, data: bytes = b"", label: Label = "") -> None:
         self._record(label or data[:200].decode(errors="replace").replace("\r\n", "␍␊"), data)
         self.frames.append(frame)
         self._arrived += 1
 
-    def _record(self, label: str, data: bytes) -> None:
+    def _record(self, label: Label, data: bytes) -> None:
         self.solution.record.add("message", self._peer, self.name, label, data, self.name)
 
 
-def publication(subject: str, payload: bytes, reply: str = "") -> tuple[bytes, str]:
+def publication(subject: str, payload: bytes, reply: str = "") -> tuple[bytes, Label]:
     """The bytes of a PUB frame, and how a story shows it."""
     head = f"PUB {subject} {reply + ' ' if reply else ''}{len(payload)}"
-    return head.encode() + b"\r\n" + payload + b"\r\n", f"{head} ␍␊ {shown(payload)}"
+    return head.encode() + b"\r\n" + payload + b"\r\n", partial(published, head, payload[:SHOWN])
+
+
+def published(head: str, payload: bytes) -> str:
+    return f"{head} ␍␊ {shown(payload)}"
+
+
+def delivered(subject: str, sid: str, reply: bytes, size: int, payload: bytes) -> str:
+    """A MSG frame as a story shows it."""
+    head = " ".join(filter(None, ["MSG", subject, sid, reply.decode(errors="replace"), str(size)]))
+    return f"{head} ␍␊ {shown(payload)}"
 
 
 def shown(payload: bytes) -> str:
     """The beginning of a payload, as text."""
-    text = payload[:40].decode(errors="replace").replace("\r\n", "␍␊")
-    return text + ("…" if len(payload) > 40 else "")
+    text = payload[: SHOWN - 1].decode(errors="replace").replace("\r\n", "␍␊")
+    return text + ("…" if len(payload) >= SHOWN else "")

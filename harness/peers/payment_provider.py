@@ -49,6 +49,7 @@ class Asked:
     body: dict[str, Any]
     incoming: Incoming
     executed: bool = False
+    hold: int = 0  # its number in the record
 
 
 @dataclass
@@ -130,7 +131,6 @@ class PaymentProvider:
     def release(self) -> None:
         """Execute and answer everything that is held, in the order of arrival, and hold no more."""
         self._holding = ""
-        self.solution.record.note(NAME, "lets go")
         held, self._held = self._held, []
         for asked in held:
             self._go_on(asked)
@@ -160,12 +160,12 @@ class PaymentProvider:
     @contextmanager
     def refusing_connections(self) -> Iterator[None]:
         """Nobody listens on the provider's port."""
-        self.solution.record.note(NAME, "refuses connections")
+        self.solution.record.down(NAME, "refuses connections")
         self.server.close_connections()
         self.server.listener.close()
         yield
         self.server.listener.open()
-        self.solution.record.note(NAME, "is back")
+        self.solution.record.up(NAME, "is back")
 
     def is_owed(self, number: int, what: str) -> None:
         """Wait until `number` requests have arrived, because the behaviour is about just that. Raises Broken."""
@@ -207,10 +207,11 @@ class PaymentProvider:
             self._execute(asked)
         self._running[asked.key] = asked
         self._held.append(asked)
-        self.solution.record.note(NAME, f"holds it, {'executed' if asked.executed else 'not executed'}")
+        asked.hold = self.solution.record.hold(NAME, f"holds it, {'executed' if asked.executed else 'not executed'}")
 
     def _go_on(self, asked: Asked) -> None:
         self._running.pop(asked.key, None)
+        self.solution.record.release(NAME, "lets it go", asked.hold)
         self._serve(asked)
 
     def _serve(self, asked: Asked) -> None:

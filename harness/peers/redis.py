@@ -40,6 +40,7 @@ class Command:
     group: int  # commands of one transaction belong together; every other one is alone
     reply: bytes = b""
     held: bool = False
+    hold: int = 0  # its number in the record
 
     @property
     def key(self) -> str:
@@ -51,8 +52,13 @@ class Command:
 
     def release(self) -> None:
         """Let its reply go, and those behind it."""
-        self.held = False
+        self.let_go()
         self.session.flush()
+
+    def let_go(self) -> None:
+        if self.held:
+            self.held = False
+            self.session.server.solution.record.release(NAME, f"({self.session.number}) lets it go", self.hold)
 
     def answer_instead(self, data: bytes, close: bool = False) -> None:
         """These bytes are its reply; with `close` a FIN comes behind them."""
@@ -195,7 +201,7 @@ class Redis:
         self._holding = set()
         for session in self.sessions:
             for command in session.pending:
-                command.held = False
+                command.let_go()
             if session.open:
                 session.flush()
 
@@ -226,13 +232,13 @@ class Redis:
     @contextmanager
     def down(self) -> Iterator[None]:
         """Nobody listens; every connection is reset."""
-        self.solution.record.note(NAME, "goes down")
+        self.solution.record.down(NAME, "goes down")
         self.listener.close()
         for session in self.sessions:
             session.connection.hang_up()
         yield
         self.listener.open()
-        self.solution.record.note(NAME, "is back")
+        self.solution.record.up(NAME, "is back")
 
     # -- serving ------------------------------------------------------------------------------------------------
 
@@ -269,6 +275,8 @@ class Redis:
         if name in self._instead:
             command.reply, session.closing = self._instead[name]
         command.held = name in self._holding
+        if command.held:
+            command.hold = record.hold(NAME, f"({session.number}) holds the reply")
         session.flush()
 
     def _look_for_overlap(self, session: Session, command: Command) -> None:

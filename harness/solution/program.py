@@ -149,7 +149,7 @@ class Solution:
 
     def kill(self) -> None:
         """SIGKILL, for the whole tree, now."""
-        self.record.note(self.record.solution, "is killed (SIGKILL)")
+        self.record.down(self.record.solution, "is killed (SIGKILL)")
         self.stop()
 
     def restart(self, same_port: bool = False) -> None:
@@ -158,7 +158,7 @@ class Solution:
         if not same_port:
             self.port.release()
             self.port = Port()
-        self.record.note(self.record.solution, "is started again")
+        self.record.up(self.record.solution, "is started again")
         self.launch()
         self.until_ready()
 
@@ -174,14 +174,14 @@ class Solution:
     def frozen(self) -> Iterator[None]:
         """Stop the whole solution (SIGSTOP) while the harness writes; then it finds everything at once."""
         process = self._running
-        self.record.note(self.record.solution, "is frozen")
+        hold = self.record.hold(self.record.solution, "is frozen (SIGSTOP)")
         process.signal_group(signal.SIGSTOP)
         try:
             yield
             waiting.until_flushed(self)
         finally:
             process.signal_group(signal.SIGCONT)
-            self.record.note(self.record.solution, "goes on")
+            self.record.release(self.record.solution, "goes on (SIGCONT)", hold)
 
     def terminate(self) -> None:
         """SIGTERM, without waiting for what comes of it."""
@@ -220,7 +220,9 @@ class Solution:
 
     def cpu_seconds(self) -> float:
         """CPU time of the whole tree so far."""
-        return self.tree.cpu_seconds()
+        seconds = self.tree.cpu_seconds()
+        self.record.fact(f"has used {seconds * 1000:.0f} ms of CPU time")
+        return seconds
 
     def effort(self) -> float:
         """CPU time as far as it is known: a bound on waiting, not a measurement."""
@@ -228,7 +230,9 @@ class Solution:
 
     def memory_bytes(self) -> int:
         """Resident memory of the whole tree."""
-        return self.tree.rss_bytes()
+        size = self.tree.rss_bytes()
+        self.record.fact(f"has {size / (1 << 20):.1f} MiB in memory")
+        return size
 
     def kernel_holds(self, connection: Connection) -> int:
         """Bytes from the solution that wait in the kernel, on either side, because the harness does not read them."""
@@ -236,11 +240,15 @@ class Solution:
             raise NotShown(f"needs what only Linux shows of a socket; {self.watch.describe()}")
         tcp = self.watch.tcp
         theirs, ours = tcp.lookup(connection.remote, connection.local), tcp.lookup(connection.local, connection.remote)
-        return (theirs.wqueue if theirs else 0) + (ours.rqueue if ours else 0)
+        waiting_there = (theirs.wqueue if theirs else 0) + (ours.rqueue if ours else 0)
+        self.record.fact(f"{waiting_there:,} bytes for {connection.name} wait in the kernel")
+        return waiting_there
 
     def sockets(self) -> int:
         """How many sockets the tree holds open."""
-        return self.tree.sockets()
+        number = self.tree.sockets()
+        self.record.fact(f"has {number} sockets open")
+        return number
 
     def longest_duration(self) -> float:
         """The longest of the short durations (`..._MS`, up to 2 s) that the solution was told, in seconds."""

@@ -4,17 +4,18 @@
       │── SUB foo 1 ─────▶│                     │
       │                   │┄┄ PONG ┄┄┄┄┄┄┄┄┄┄┄┄┄✗
 
-Lifelines stand at fixed columns: clients of the solution to its left, servers that it uses to its right. Long
-stretches of like messages are folded, and so are parties that have no room.
+Lifelines stand at fixed columns: clients of the solution to its left, servers that it uses to its right. Who keeps
+something back is drawn as `║`, who is not there as `╎`. Long stretches of like messages are folded, and so are parties
+that have no room.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from harness.story.fold import fold
 from harness.story.plain import shorten, visible
 from harness.story.record import Event
 
@@ -23,7 +24,6 @@ TIME = 8
 MOST_COLUMNS = 4
 ROOM_FOR_TWO = 20  # columns
 MOST_ROWS, OPENING_ROWS = 28, 6
-FOLD_FROM = 4  # like messages in a row that are worth folding
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Row:
 def draw(events: list[Event], solution: str, width: int = WIDTH) -> list[Row]:
     """The rows of the diagram of `events`."""
     told = [event for event in events if event.kind != "open"]
-    parties = _parties(events, told, solution)
+    parties = parties_of(events, solution)
     if len(parties) < 2:
         return []
     canvas = Canvas(parties, width)
-    shown = [event for event in told if event.source in canvas.at and event.target in canvas.at]
-    rows = [canvas.header(), *_fold(shown, canvas)]
+    shown = [event for event in told if event.kind == "gap" or {event.source, event.target} <= canvas.at.keys()]
+    rows = [canvas.header(), *_rows_of(fold(shown), canvas)]
     hidden = len(told) - len(shown)
     if hidden:
         others = len({party for event in told for party in (event.source, event.target)} - set(parties))
@@ -50,8 +50,9 @@ def draw(events: list[Event], solution: str, width: int = WIDTH) -> list[Row]:
     return rows
 
 
-def _parties(events: list[Event], told: list[Event], solution: str) -> list[str]:
+def parties_of(events: list[Event], solution: str) -> list[str]:
     """Who gets a lifeline, left to right: the latest and busiest first when there is not room for all."""
+    told = [event for event in events if event.kind not in ("open", "gap")]
     everyone = dict.fromkeys(party for event in told for party in (event.source, event.target))
     everyone.pop(solution, None)
     if len(everyone) > MOST_COLUMNS - 1:
@@ -75,11 +76,14 @@ class Canvas:
         step = (right - left) / (len(parties) - 1)
         self.width = width
         self.at = {party: round(left + number * step) for number, party in enumerate(parties)}
+        self.holds: dict[int, str] = {}  # what is kept back now, and by whom
+        self.absent: set[str] = set()
 
     def lifelines(self, time: str = "") -> list[str]:
         line = list(f"{time:>{TIME - 1}}".ljust(self.width))
-        for column in self.at.values():
-            line[column] = "│"
+        waiting = set(self.holds.values())
+        for party, column in self.at.items():
+            line[column] = "╎" if party in self.absent else "║" if party in waiting else "│"
         return line
 
     def header(self) -> Row:
@@ -93,7 +97,7 @@ class Canvas:
     def arrow(self, event: Event) -> list[Row]:
         """A message, and below it a second line of its label when one is not enough."""
         broken = event.kind == "owed"
-        line = self.lifelines(_time(event.at))
+        line = self.lifelines(told_time(event.at))
         start, end = self.at[event.source], self.at[event.target]
         low, high = min(start, end), max(start, end)
         rightwards = end > start
@@ -111,7 +115,8 @@ class Canvas:
         return rows
 
     def note(self, event: Event) -> Row:
-        line = self.lifelines(_time(event.at))
+        self._follow(event)
+        line = self.lifelines(told_time(event.at))
         column = self.at[event.source]
         line[column] = "●"
         label = visible(event.label)
@@ -124,9 +129,21 @@ class Canvas:
             line[column - len(label) : column] = label
         return Row("".join(line)[: self.width].rstrip())
 
-    def gap(self, number: int, what: str) -> Row:
+    def _follow(self, event: Event) -> None:
+        """Who keeps something back, and who is not there, from this event on."""
+        match event.kind:
+            case "hold":
+                self.holds[event.hold] = event.source
+            case "release":
+                self.holds.pop(event.hold, None)
+            case "down":
+                self.absent.add(event.source)
+            case "up":
+                self.absent.discard(event.source)
+
+    def gap(self, words: str) -> Row:
         line = ["┊" if character == "│" else character for character in self.lifelines()]
-        label, at = f" ⋮ {number} {what} ", min(self.at.values()) + 1
+        label, at = f" ⋮ {words} ", min(self.at.values()) + 1
         line[at : at + len(label)] = label
         return Row("".join(line).rstrip(), "quiet")
 
@@ -140,40 +157,20 @@ def _two_lines(label: str, room: int) -> tuple[str, str]:
     return label[:cut], shorten(label[cut:].strip(), room)
 
 
-def _time(seconds: float) -> str:
+def told_time(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 
-def _fold(events: list[Event], canvas: Canvas) -> Iterator[Row]:
-    rows: list[Row] = []
-    for run in _runs(events):
-        if len(run) < FOLD_FROM:
-            rows += [row for event in run for row in _rows(event, canvas)]
-        else:
-            folded = canvas.gap(len(run) - 2, "more like it")
-            rows += [*_rows(run[0], canvas), folded, *_rows(run[-1], canvas)]
+def _rows_of(events: list[Event], canvas: Canvas) -> Iterator[Row]:
+    rows = [row for event in events for row in _rows(event, canvas)]
     if len(rows) > MOST_ROWS:
         closing = MOST_ROWS - OPENING_ROWS
         skipped = len(rows) - MOST_ROWS
-        rows = [*rows[:OPENING_ROWS], canvas.gap(skipped, "more rows"), *rows[-closing:]]
+        rows = [*rows[:OPENING_ROWS], canvas.gap(f"{skipped} more rows"), *rows[-closing:]]
     yield from rows
 
 
 def _rows(event: Event, canvas: Canvas) -> list[Row]:
+    if event.kind == "gap":
+        return [canvas.gap(event.label)]
     return [canvas.note(event)] if event.source == event.target else canvas.arrow(event)
-
-
-def _runs(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """Consecutive events of one shape: same way, same words but for numbers and payloads."""
-    run: list[Event] = []
-    for event in events:
-        if run and _shape(event) != _shape(run[-1]):
-            yield run
-            run = []
-        run.append(event)
-    if run:
-        yield run
-
-
-def _shape(event: Event) -> tuple[str, str, str, str]:
-    return event.kind, event.source, event.target, re.sub(r"\d+", "#", event.label.split("␍␊")[0])

@@ -10,6 +10,15 @@ def visible(text: str) -> str:
     return "".join(_visible(character) for character in text)
 
 
+ESCAPES = {code: f"\\x{code:02x}" for code in PICTURES} | {0: "\\0", 9: "\\t", 10: "\\n", 13: "\\r"}
+WRITTEN = ESCAPES | {ord(picture): ESCAPES[code] for code, picture in PICTURES.items()}
+
+
+def escaped(text: str) -> str:
+    """Like `visible`, with escapes instead of the pictures of controls, which the fonts of many browsers lack."""
+    return visible(text.translate(WRITTEN))
+
+
 def visible_lines(text: str) -> list[str]:
     """The lines of `text`, each made visible; tabs become blanks."""
     return [visible(line) for line in text.expandtabs(4).split("\n")]

@@ -11,10 +11,12 @@ import codecs
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import h11
 
 from harness.solution.program import Solution
+from harness.story.record import Label
 from harness.verdicts import Broken
 from harness.wire.tcp import Connection
 
@@ -230,10 +232,14 @@ class Subscriber:
 
     def _arrived(self, event: Event) -> None:
         self.events.append(event)
-        own = f"id {event.id} " if event.own_id else ""
-        shown = repr(event.data[:SHOWN])[1:-1] + ("…" if len(event.data) > SHOWN else "")
-        self._told(f"{own}{event.type}: {shown}")
+        start, more = event.data[:SHOWN], "…" if len(event.data) > SHOWN else ""
+        self._told(partial(_dispatched, event.id if event.own_id else "", event.type, start, more), event.data.encode())
 
-    def _told(self, label: str) -> None:
+    def _told(self, label: Label, data: bytes = b"") -> None:
         record = self.solution.record
-        record.add("message", record.solution, self.name, label, connection=self.name)
+        record.add("message", record.solution, self.name, label, data, self.name)
+
+
+def _dispatched(own_id: str, kind: str, start: str, more: str) -> str:
+    own = f"id {own_id} " if own_id else ""
+    return f"{own}{kind}: {repr(start)[1:-1]}{more}"

@@ -68,7 +68,7 @@ class Request:
         self._http = h11.Connection(h11.CLIENT)
         self._interim: list[int] = []
         self._head: h11.Response | None = None
-        self._body = bytearray()
+        self._body, self._raw = bytearray(), bytearray()
         self._response: Response | None = None
         self._fault = ""
         self._send(method, target, headers, body, missing)
@@ -122,6 +122,7 @@ class Request:
     def _parse(self, connection: Connection) -> None:
         data = bytes(connection.inbox)
         connection.inbox.clear()
+        self._raw += data
         try:
             if data:
                 self._http.receive_data(data)
@@ -151,7 +152,7 @@ class Request:
         headers = [(key.decode(), value.decode("latin-1")) for key, value in self._head.headers]
         self._response = Response(self._head.status_code, headers, bytes(self._body))
         label = f"{self._head.status_code} {readable(self._response.body)}"
-        self._record(self._peer, self.party, label, self._response.body)
+        self._record(self._peer, self.party, label, bytes(self._raw))
 
 
 class Client:
@@ -173,8 +174,9 @@ class Client:
         request = h11.Request(method=method, target=target, headers=fields)
         events = (request, h11.Data(data=body), h11.EndOfMessage())
         record, solution = self.solution.record, self.solution.record.solution
-        record.add("message", self.name, solution, described(method, target, headers, body), body, self.name)
-        connection.send(b"".join(self._http.send(event) or b"" for event in events))
+        data = b"".join(self._http.send(event) or b"" for event in events)
+        record.add("message", self.name, solution, described(method, target, headers, body), data, self.name)
+        connection.send(data)
         response: Response | None = None
 
         def came() -> bool:
@@ -294,8 +296,9 @@ class Incoming:
         sent = body[: len(body) - cut]
         label = f"{status} {readable(sent)}" + (" (cut off)" if cut else "")
         server = self.server
-        server.network.record.add("message", server.name, server.peer, label, sent, server.name)
-        self.line.connection.send(head.encode() + sent)
+        data = head.encode() + sent
+        server.network.record.add("message", server.name, server.peer, label, data, server.name)
+        self.line.connection.send(data)
         if not cut:
             self.line.answered()
 

@@ -37,6 +37,7 @@ class Connection:
         self.eof = self.was_reset = self.refused = False
         self.reading, self.connecting, self.closed = True, False, False
         self.sent_fin = self.reset = self.opened_by_harness = False
+        self._not_reading = 0  # the number of this hold in the record
         self.stays = False  # open beyond its behaviour, for a tripwire
         self.sent = self.received = 0
         self.on_bytes: Callable[[Connection], None] | None = None
@@ -109,12 +110,12 @@ class Connection:
         self.close()
 
     def stop_reading(self) -> None:
-        self.network.record.note(self.name, "stops reading")
+        self._not_reading = self.network.record.hold(self.name, "stops reading")
         self.reading = False
         self._refresh()
 
     def read_again(self) -> None:
-        self.network.record.note(self.name, "reads again")
+        self.network.record.release(self.name, "reads again", self._not_reading)
         self.reading = True
         self._refresh()
 

@@ -187,8 +187,12 @@ def test_of_very_many_events_the_middle_is_dropped_and_counted():
     for number in range(MOST_EVENTS + 10):
         record.add("message", "alice", "solution", str(number))
 
-    assert (len(record.events), record.dropped) == (MOST_EVENTS, 10)
-    assert (record.events[0].label, record.events[-1].label) == ("0", str(MOST_EVENTS + 9))
+    events = record.events
+    assert record.dropped == 10
+    assert (events[0].label, events[-1].label) == ("0", str(MOST_EVENTS + 9))
+    (gap,) = [event for event in events if event.kind == "gap"]
+    assert (len(events), gap.size, gap.label) == (MOST_EVENTS + 1, 10, "10 events were not kept")
+    assert events.index(gap) == MOST_EVENTS // 2
 
 
 def test_events_survive_the_way_between_processes():
