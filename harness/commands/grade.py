@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     from harness.grading.batch import Batch, Results
 
     kata = katas.shipped(options.name)
-    _check_machine(options)
+    _check_machine()
     entries = roster.read(options.roster) if options.roster else []
     handed = roster.handed_in(options.submissions, entries, kata.run[-1])
     for note in handed.notes:
@@ -99,18 +99,17 @@ def run(options: argparse.Namespace) -> int:
     return int(any(row.status not in ("graded", "missing") for row in rows))
 
 
-def _check_machine(options: argparse.Namespace) -> None:
-    from harness.grading import isolating
+def _check_machine() -> None:
     from harness.solution import kernel
 
     if why := kernel.shown():
         raise Unusable(f"grading needs Linux ({why}); use a container or a virtual machine")
-    isolating.require(options.isolation, options.require_isolation)
 
 
 def _settings(options: argparse.Namespace, kata: katas.Kata, results: Results, secret: bytes) -> Settings:
     """What is not said is as it was when the batch began."""
     from harness.collecting import declared
+    from harness.grading import levels
     from harness.grading.one import Settings
 
     declared(kata)  # a package that the kata lacks is said before anything is graded
@@ -119,7 +118,8 @@ def _settings(options: argparse.Namespace, kata: katas.Kata, results: Results, s
         raise Unusable(f"{options.out} holds results of another kata, `{began['kata']}`; name another folder")
     seed = began.get("seed", secrets.randbelow(10**6)) if options.seed is None else options.seed
     repeat = options.repeat or began.get("repeat", 1)
-    return Settings(kata, seed, secret, options.isolation, options.require_isolation, repeat)
+    level = levels.choose(options.isolation, options.require_isolation)
+    return Settings(kata, seed, secret, level, repeat)
 
 
 def _carry_out(work: Callable[[Callable[[Row], None]], None], handed: Handed) -> list[Row] | None:
@@ -213,4 +213,7 @@ def _tell(rows: list[Row], settings: Settings, results: Results) -> None:
     for row in rows:
         if row.status not in ("graded", "missing"):
             print(f"  {said(row)}")
-    print(f"{results.folder}: gradebook.csv, index.html, students, results; the seed was {settings.seed}")
+    print(
+        f"{results.folder}: gradebook.csv, index.html, students, results; "
+        f"seed {settings.seed}, isolation level {settings.isolation}"
+    )

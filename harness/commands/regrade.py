@@ -23,7 +23,7 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from harness.commands.verify import key_for
-    from harness.grading import isolating, model, seal
+    from harness.grading import levels, model, seal
     from harness.grading.batch import differences
     from harness.grading.one import Settings, Submission, Workers, judged
 
@@ -35,9 +35,8 @@ def run(options: argparse.Namespace) -> int:
         return 1
     if not options.submission.exists():
         raise Unusable(f"{options.submission} does not exist; name what was handed in")
-    level = max(before.isolation, 0)
-    isolating.require(level, 0)
-    settings = Settings(katas.shipped(before.kata), before.seed, b"", level, 0, before.repeat)
+    level = levels.choose(max(before.isolation, 0), 0)
+    settings = Settings(katas.shipped(before.kata), before.seed, b"", level, before.repeat)
     workers = Workers()
     try:
         after = judged(Submission(before.student, options.submission), settings, workers)

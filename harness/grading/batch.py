@@ -57,6 +57,7 @@ class Results:
         if not resume and any(self._is_result(name) for name in self.store.names()):
             raise Unusable(f"{self.folder} holds results already; go on with --resume, or name another folder")
         table = {"kata": settings.kata.name, "seed": settings.seed, "repeat": settings.repeat}
+        table |= {"isolation": settings.isolation}
         self.root.write(GRADING, json.dumps(table, indent=1) + "\n", replace=True)
 
     def _is_result(self, name: str) -> bool:
@@ -136,8 +137,11 @@ class Batch:
             *(settings.kata.name, settings.seed, settings.repeat),
             submission.student,
         )
-        level = graded.isolation >= settings.required and settings.isolation in (None, graded.isolation)
-        if not same or not level or graded.kit != digests.kit(settings.kata.name, settings.kata.folder):
+        if (
+            not same
+            or graded.isolation != settings.isolation
+            or graded.kit != digests.kit(settings.kata.name, settings.kata.folder)
+        ):
             return False
         with contextlib.suppress(Refused, OSError), room() as folder:
             return collecting.collect(submission.path, settings.kata, folder).digest == graded.submission.digest

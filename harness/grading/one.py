@@ -23,7 +23,7 @@ from typing import Any
 from harness import waiting
 from harness.behaviour import Behaviour
 from harness.collecting import declared
-from harness.grading import digests, isolating, worker
+from harness.grading import digests, worker
 from harness.grading.archive import Refused
 from harness.grading.collecting import Collected, collect, utc
 from harness.grading.model import Graded, Judged, Status, Student, Submitted, total
@@ -36,7 +36,7 @@ from harness.verdicts import Verdict
 RACES = 3  # the stage whose behaviours are repeated
 LONGEST = 600  # seconds for a submission's run; a net, since each behaviour has bounds of its own
 DEATHS = 2  # workers that one submission may cost
-LAST_LINES, LONGEST_TEXT = 4, 300
+LAST_LINES, LAST_BYTES, LONGEST_TEXT = 4, 8192, 300
 ALLOWED = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV")  # of the environment; everything else stays outside
 NO_LEVEL = -1
 THROUGH = 0o711  # a program that runs as another user gets to its own folder, and sees no other on the way
@@ -44,13 +44,12 @@ THROUGH = 0o711  # a program that runs as another user gets to its own folder, a
 
 @dataclass(frozen=True)
 class Settings:
-    """How a batch is graded. `isolation` None is the best there is; `secret` is the signing key's 32 bytes."""
+    """How a batch is graded. `secret` is the signing key's 32 bytes."""
 
     kata: Kata
     seed: int
     secret: bytes = field(repr=False)
-    isolation: int | None = None
-    required: int = 0
+    isolation: int = 0
     repeat: int = 1
 
 
@@ -186,7 +185,7 @@ class Found:
     """What a run of the worker found out."""
 
     results: list[Result]
-    isolation: int
+    findings: dict[str, Any]
     overtime: bool
 
 
@@ -196,16 +195,28 @@ def _graded(blank: Graded, collected: Collected, settings: Settings, workers: Wo
     races = [f"test_{each.id}" for each in behaviours if each.stage == RACES]
     for number in range(1, settings.repeat if races else 1):
         runs.append(_run(collected, settings, workers, room, settings.seed + number, races))
-    level = min(run.isolation for run in runs)
-    if level < settings.required:
-        raise Failed(f"isolation level {settings.required} is required, and level {level} is what there is")
     each = tuple(_judge(behaviour, runs, collected.hints_used) for behaviour in behaviours)
     earned, most = total(each)
-    graded = replace(blank, isolation=level, behaviours=each, score=earned, max_score=most)
+    graded = replace(
+        blank,
+        submission=replace(blank.submission, notes=(*blank.submission.notes, *_found(runs, "left"))),
+        isolation=settings.isolation,
+        tampering=tuple(_found(runs, "tampering")),
+        behaviours=each,
+        score=earned,
+        max_score=most,
+    )
+    if graded.tampering:
+        return replace(graded, status=Status.TAMPERED, reason=graded.tampering[0], score=None)
     if faults := [one for one in each if one.verdict is Verdict.FAULT]:
         reason = f"the kit failed at {faults[0].id}: {faults[0].message}"
         return replace(graded, status=Status.NOT_GRADABLE, reason=reason, score=None)
     return graded
+
+
+def _found(runs: list[Found], what: str) -> list[str]:
+    """What the runs noticed of the submission besides its verdicts, each once."""
+    return list(dict.fromkeys(words for run in runs for words in run.findings.get(what, [])))
 
 
 def _run(
@@ -223,32 +234,31 @@ def _run(
 def _attempt(
     collected: Collected, settings: Settings, workers: Workers, room: Path, seed: int, only: Sequence[str]
 ) -> tuple[Found | None, str]:
-    # Results go into files without a name, which the submission can't find, and whose ends only the worker holds.
-    with tempfile.TemporaryFile(dir=room) as results, tempfile.TemporaryFile(dir=room) as log:
-        words = _words(collected, settings, room, seed, only, results.fileno())
+    results = room / "results" / "results.json"
+    results.parent.mkdir(mode=0o700, exist_ok=True)
+    results.unlink(missing_ok=True)
+    with tempfile.TemporaryFile() as log:
         process = workers.start(
-            words,
+            _words(collected, settings, room, seed, only, results),
             cwd="/",
             env=_environment(room),
-            pass_fds=[results.fileno()],
-            stdout=log.fileno(),
+            stdout=log,
             stderr=subprocess.STDOUT,
         )
         status = workers.wait(process)
-        table = _table(results.fileno())
-        overtime = status == worker.OVERTIME
+        table, overtime = _table(results), status == worker.OVERTIME
         if table and (overtime or (status in (0, 1) and _is_complete(table, settings.kata, only))):
-            results_of = [Result.from_json(each) for each in table["results"]]
-            return Found(results_of, int(table.get("isolation", 0)), overtime), ""
+            told = [Result.from_json(each) for each in table["results"]]
+            return Found(told, table.get("isolation") or {}, overtime), ""
         if overtime:
-            return Found([], 0, overtime), ""
-        log.seek(max(log.seek(0, os.SEEK_END) - 8192, 0))
+            return Found([], {}, overtime), ""
+        log.seek(max(log.seek(0, os.SEEK_END) - LAST_BYTES, 0))
         lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         return None, f"status {status}; {' / '.join(lines[-LAST_LINES:])}"[:LONGEST_TEXT]
 
 
 def _words(
-    collected: Collected, settings: Settings, room: Path, seed: int, only: Sequence[str], results: int
+    collected: Collected, settings: Settings, room: Path, seed: int, only: Sequence[str], results: Path
 ) -> list[str]:
     kata = settings.kata
     wanted = [f"{kata.path}::{name}" for name in only] or [str(kata.path)]
@@ -266,8 +276,8 @@ def _words(
         f"--subject={collected.folder}",
         f"--seed={seed}",
         "--story=none",
-        f"--results=/dev/fd/{results}",
-        *isolating.words(settings.isolation),
+        f"--results={results}",
+        f"--isolation={settings.isolation}",
     ]
 
 
@@ -283,13 +293,12 @@ def _environment(room: Path) -> dict[str, str]:
     }
 
 
-def _table(number: int) -> dict[str, Any] | None:
-    os.lseek(number, 0, os.SEEK_SET)
-    with open(os.dup(number), "rb") as file:
-        try:
-            table = json.loads(file.read())
-        except ValueError:
-            return None
+def _table(path: Path) -> dict[str, Any] | None:
+    """What the worker wrote; None when it wrote nothing, or not all of it."""
+    try:
+        table = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
     return table if isinstance(table, dict) else None
 
 

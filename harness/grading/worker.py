@@ -22,7 +22,6 @@ HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 TO_WRITE = 30  # seconds for a child that was interrupted to write its results
 INTERRUPTED, OVERTIME, SIGNALLED = 130, 124, 128
-FIRST_EVENTS, LAST_EVENTS = 40, 160  # of a story that are kept; a hostile one has thousands
 
 
 def main() -> int:
@@ -48,7 +47,7 @@ def _pytest(arguments: list[str]) -> int:
         sys.path.insert(0, HOME)
         import pytest
 
-        return int(pytest.main(arguments, plugins=[_shortened()]))
+        return int(pytest.main(arguments))
     except BaseException:
         import traceback
 
@@ -57,22 +56,6 @@ def _pytest(arguments: list[str]) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-
-
-def _shortened() -> object:
-    """A plugin: the stories in the results are cut to their ends, so that a result has a bounded size."""
-    import pytest
-
-    from harness.plugin import RESULTS
-
-    class Shortened:
-        @pytest.hookimpl(tryfirst=True)
-        def pytest_sessionfinish(self, session: pytest.Session) -> None:
-            for result in session.config.stash[RESULTS]:
-                if len(result.story) > FIRST_EVENTS + LAST_EVENTS:
-                    result.story = [*result.story[:FIRST_EVENTS], *result.story[-LAST_EVENTS:]]
-
-    return Shortened()
 
 
 def _until_end(child: int, seconds: float) -> int:

@@ -11,16 +11,17 @@ from functools import cache
 from pathlib import Path
 
 from harness.behaviour import STAGES
+from harness.grading.formats import words
 from harness.grading.model import Graded, Judged, Status
 from harness.grading.store import file_name
-from harness.story.diagram import draw
+from harness.results import Result
 from harness.story.plain import visible
-from harness.story.record import Event
-from harness.summary import MARK
-from harness.verdicts import Lacking
+from harness.verdicts import MARK, Lacking
 
 try:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from harness.story.page import page as story_page
 except ModuleNotFoundError:
     raise Lacking("pages are written by jinja2, which is not installed: pip install 'backend-katas[grade]'") from None
 
@@ -38,23 +39,39 @@ def _pages() -> Environment:
 
 def student_page(result: Graded) -> str:
     """The page of one student: the map, then the story of each behaviour that does not hold."""
-    stages = {name: [each for each in result.behaviours if each.stage == stage] for stage, name in STAGES.items()}
-    return (
-        _pages()
-        .get_template("student.html")
-        .render(
-            result=result,
-            stages={name: members for name, members in stages.items() if members},
-            marks={verdict.value: mark for verdict, mark in MARK.items()},
-            story=_story,
-            graded=result.status is Status.GRADED,
-        )
+    student, submission = result.student, result.submission
+    about = [f"{student.name} ({student.id})" if student.name else student.id]
+    about += [f"{submission.name}, handed in {submission.submitted_at}"] if submission.submitted_at else []
+    about += [f"note: {note}" for note in submission.notes]
+    about += [f"graded {result.graded_at} with seed {result.seed}, at isolation level {result.isolation}"]
+    return story_page(
+        [_told(result, each) for each in result.behaviours], words.summary(result), list(map(visible, about))
     )
 
 
-def _story(each: Judged) -> str:
-    rows = draw([Event.from_json(event) for event in each.story], each.solution_name)
-    return "\n".join(row.text for row in rows)
+def _told(result: Graded, each: Judged) -> Result:
+    """The behaviour as the story of a run is told from it."""
+    return Result(
+        kata=result.kata,
+        folder="",
+        subject="solution",
+        behaviour=each.id,
+        case="",
+        sentence=each.sentence,
+        stage=each.stage,
+        points=each.points,
+        hidden=each.hidden,
+        source=each.source,
+        url=each.url,
+        hints=[],
+        verdict=each.verdict,
+        message=each.message,
+        detail=list(each.detail),
+        story=list(each.story),
+        solution_name=each.solution_name,
+        output=each.output,
+        seconds=each.milliseconds / 1000,
+    )
 
 
 @dataclass
