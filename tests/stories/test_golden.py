@@ -77,9 +77,7 @@ def test_a_story_is_told_as_it_was(kata: str, tmp_path: Path):
         path = GOLDEN / f"{kata}.{ending}"
         if os.environ.get(RENEW) == "1":
             path.write_text(text, encoding="utf-8")
-        assert text == path.read_text(encoding="utf-8"), (
-            f"{path.name} is told otherwise now; if meant: make stories"
-        )
+        assert text == path.read_text(encoding="utf-8"), f"{path.name} is told otherwise now; if meant: make stories"
 
 
 def test_every_golden_file_is_tested():

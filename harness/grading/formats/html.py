@@ -10,20 +10,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from harness.behaviour import STAGES
 from harness.grading.formats import words
 from harness.grading.model import Graded, Judged, Status
 from harness.grading.store import file_name
 from harness.results import Result
+from harness.story.page import page as story_page
 from harness.story.plain import visible
-from harness.verdicts import MARK, Lacking
-
-try:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from harness.story.page import page as story_page
-except ModuleNotFoundError:
-    raise Lacking("pages are written by jinja2, which is not installed: pip install 'backend-katas[grade]'") from None
+from harness.verdicts import MARK
 
 PAGES = Path(__file__).parent.parent / "pages"
 
