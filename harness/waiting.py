@@ -40,6 +40,7 @@ class Bound(NamedTuple):
 
 
 OWED = Bound(5.0, 40.0)  # with a reply owed; then it is a limit, and nothing was decided
+ENDLESS = 60.0  # seconds; who keeps sending for so long, and never what is owed, will go on
 RESTLESS = Bound(0.3, 3.0)  # without any effect; then a program that never rests is left alone
 START_CAP = 10.0  # seconds until a solution must listen; see the launch contract
 ANY_ADDRESS = ("0.0.0.0", "::", "::ffff:127.0.0.1")
@@ -133,9 +134,11 @@ class Effort:
 
 def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience, bound: Bound) -> T | None:
     """Wait until `happened()` is true (its value), or the solution is quiet with nothing due (None)."""
-    effort, pause = Effort(scene, bound), FIRST_PAUSE
+    effort, pause, began = Effort(scene, bound), FIRST_PAUSE, now()
     while True:
         if scene.turn():
+            if now() - began > ENDLESS:
+                raise LimitReached(f"time: the solution kept sending for {ENDLESS:.0f} s; owed is {owed}")
             effort.renew()
             patience.progress()
             pause = FIRST_PAUSE

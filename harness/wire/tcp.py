@@ -12,12 +12,14 @@ import socket
 import struct
 from collections.abc import Callable
 
+from harness.verdicts import LimitReached
 from harness.wire.network import Network
 
 Address = tuple[str, int]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 CHUNK = 1 << 18
+FLOOD = 64 << 20  # bytes that came and nobody could take
 SMALL_BUFFER, SMALL_SEGMENT = 4096, 536  # bytes
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
@@ -214,6 +216,8 @@ class Connection:
         if data:
             self.received += len(data)
             self.inbox += data
+            if len(self.inbox) > FLOOD:
+                raise LimitReached(f"output: the solution sent {FLOOD >> 20} MB that no answer needs")
         else:
             self.eof = True
             self.network.record.add("fin", self.peer, self.name, "closes (EOF)", connection=self.name)

@@ -23,7 +23,7 @@ def test_each_line_is_ok_or_says_what_to_do(kata):
 
     for line in ended.out.splitlines():
         assert line.startswith("ok    ") or (line.startswith("lacks ") and "; " in line)
-    assert {"Python", "platform", "quiet", "isolation"} <= set(lines(ended))
+    assert {"Python", "platform", "quiet", "isolation 0"} <= set(lines(ended))
 
 
 def test_a_kernel_that_does_not_show_enough_is_status_1(kata, monkeypatch):

@@ -11,10 +11,12 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ from harness.verdicts import Unusable
 
 UIDS = range(60_000, 65_000)  # of no people and no services: what root gives to programs, one to each run
 DISK_IN_MEMORY = limits.DISK + (192 << 20)  # bytes: what a program may write, the copies, and its packages
+SHARED = {Path(name) for name in ("/dev/shm", "/dev/mqueue", "/var/tmp", "/tmp", tempfile.gettempdir())}
 TOLD = 20  # of a long list
 PR_SET_DUMPABLE = 4
 
@@ -253,6 +256,20 @@ class Isolation:
             found = self.strangers()
         return len(first)
 
+    def _remove_leftovers(self) -> None:
+        """Files that outlive a run, where everybody may write: only a user of the programs' own tells whose they are."""
+        if self.uid == os.geteuid():
+            return
+        for path in (entry for folder in SHARED if folder.is_dir() for entry in folder.iterdir()):
+            with contextlib.suppress(FileNotFoundError):  # others' files come and go meanwhile
+                if path.lstat().st_uid != self.uid:
+                    continue
+                self.findings.left.append(f"left {path}")
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
     def left(self, count: int) -> None:
         """Note that processes outlived the program that started them."""
         self.findings.left.append(f"left {count} process{'es' * (count > 1)}")
@@ -263,6 +280,7 @@ class Isolation:
             return
         if count := self.sweep():
             self.left(count)
+        self._remove_leftovers()
         if self.level >= 2 and (count := namespaces.unreachable() - self._unreachable):
             self.findings.tampering.append(f"tried {count} times to reach addresses outside")
         self._control.close()

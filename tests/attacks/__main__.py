@@ -1,0 +1,72 @@
+"""`make attacks`: every attack at every level, one after the other, and the table of it as docs/attacks.md.
+
+Exits with 1 when an attack was not held at a level that claims to hold it. Numbers as arguments choose attacks.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness.solution.isolation import LEVELS, probe
+
+from .catalogue import ATTACKS, ELSEWHERE, Attack
+
+TABLE = Path(__file__).parents[2] / "docs" / "attacks.md"
+HEAD = """# Attacks, and what holds them
+
+What a hostile or careless submission may try. Each row is a real submission (`tests/attacks/submissions`) that was
+graded at every level of isolation, and judged by facts: files outside, servers that listen, what it got hold of,
+the verdicts of its honest part. `make attacks` writes this file.
+
+✓ held · ✗ not held · – not tried: it would harm this machine where nothing holds it · ○ does not work here
+
+| | attack | {levels} |
+|---|---|{columns}|
+"""
+
+
+def cell(attack: Attack, level: int, why_not: dict[int, str], outcome: dict[int, str]) -> str:
+    if why_not[level]:
+        return "○"
+    if level not in outcome:
+        return "–"
+    return f"✗ {outcome[level][:160]}" if outcome[level] else "✓"
+
+
+def tried(attack: Attack, why_not: dict[int, str]) -> dict[int, str]:
+    """Why it was not held, at each level at which it was tried."""
+    working = [level for level in LEVELS if not why_not[level] and (attack.unclaimed or level in attack.claims)]
+    if attack.once:
+        outcome = attack.run(working[-1])
+        return dict.fromkeys(working, outcome)
+    return {level: attack.run(level) for level in working}
+
+
+def main(wanted: list[int]) -> int:
+    why_not = {level: probe.why_not(level) for level in LEVELS}
+    rows: list[tuple[int, str]] = []
+    failed = 0
+    for attack in ATTACKS:
+        if wanted and attack.number not in wanted:
+            continue
+        outcome = tried(attack, why_not)
+        broken = [level for level in outcome if outcome[level] and level in attack.claims]
+        failed += bool(broken)
+        cells = [cell(attack, level, why_not, outcome) for level in LEVELS]
+        rows.append((attack.number, f"| {attack.number} | {attack.what} | {' | '.join(cells)} |"))
+        print(f"{'FAILED' if broken else 'ok':<7}{attack.number:>2} {attack.what}: {'  '.join(cells)}", flush=True)
+    if wanted:
+        return int(bool(failed))
+    rows += [(number, f"| {number} | {words} |{' |' * len(LEVELS)}") for number, words in ELSEWHERE.items()]
+    lines = [row for _, row in sorted(rows, key=lambda row: row[0])]
+    head = HEAD.format(levels=" | ".join(f"level {level}" for level in LEVELS), columns="---|" * len(LEVELS))
+    levels = [f"Level {level}: {why_not[level] or adds}." for level, adds in LEVELS.items()]
+    TABLE.parent.mkdir(exist_ok=True)
+    TABLE.write_text(head.replace("|---||", "|---|") + "\n".join([*lines, "", *levels]) + "\n", encoding="utf-8")
+    print(f"{TABLE} is written; {failed} attacks were not held where they should be")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(word) for word in sys.argv[1:]]))

@@ -1,0 +1,1 @@
+"""The configuration lies beside it; this file does nothing."""
