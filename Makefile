@@ -11,12 +11,13 @@ MISTAKE = katas/pubsub --subject=reference:drain_in_fanout
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test bench lock clean
+.PHONY: help demo test bench stories lock clean
 
 help:
 	@echo "make demo   see a correct solution hold, and a planted mistake told as a story"
 	@echo "make test   lint, types, and every test of the kit"
 	@echo "make bench  time to verdict of every kata, and its wrong verdicts under load (quick settings)"
+	@echo "make stories draws the golden stories of tests/stories anew, after an intended change"
 	@echo "make lock   resolve requirements.lock anew from pyproject.toml (needs the network)"
 	@echo "make clean  remove the environment and all caches"
 	@echo
@@ -43,6 +44,10 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/verdicts.py --runs 3 --load-runs 3
+
+stories: $(INSTALLED)
+	RENEW_STORIES=1 $(PYTEST) tests/stories/test_golden.py -q
+	@git diff --stat tests/stories/golden
 
 $(INSTALLED): $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "Installing into $(VENV) ..."

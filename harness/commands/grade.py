@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import secrets
 import sys
@@ -152,32 +153,33 @@ def said(row: Row) -> str:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Row], None]]:
-    """A bar with counts and the time left, or where nobody looks, a line for each submission."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        began, count = waiting.now(), iter(range(1, total + 1))
-
-        def line(row: Row) -> None:
-            number = next(count)
-            left = (waiting.now() - began) / number * (total - number)
-            print(f"[{number}/{total}, {_left(left)}] {said(row)}", flush=True)
-
-        yield line
+    """A bar with counts and the time left; without rich, or where nobody looks, a line for each submission."""
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
+        yield _lines(total)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, transient=True) as progress:
         task = progress.add_task("grading", total=total)
 
         def advance(row: Row) -> None:
             progress.advance(task)
             if row.status != "graded":
-                progress.console.print(said(row), markup=False, soft_wrap=True)
+                progress.console.print(said(row), markup=False, highlight=False, soft_wrap=True)
 
         yield advance
+
+
+def _lines(total: int) -> Callable[[Row], None]:
+    began, count = waiting.now(), iter(range(1, total + 1))
+
+    def line(row: Row) -> None:
+        number = next(count)
+        left = (waiting.now() - began) / number * (total - number)
+        print(f"[{number}/{total}, {_left(left)}] {said(row)}", flush=True)
+
+    return line
 
 
 def _left(seconds: float) -> str:

@@ -53,7 +53,10 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def run(options: argparse.Namespace) -> int:
-    from rich.console import Console
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        raise Unusable("`kata prove` needs rich, which is not installed: pip install 'backend-katas[author]'") from None
 
     from harness.proof.runs import Bench
 

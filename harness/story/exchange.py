@@ -19,7 +19,7 @@ BY_CURL_ITSELF = {"host", "content-length", "connection"}
 
 def commands(events: Sequence[Event], solution: str) -> list[str]:
     """The commands, oldest first; none when a part of the exchange is missing from the story."""
-    said = [event for event in events if event.kind == "message" and event.target == solution and event.head]
+    said = [event for event in events if event.kind == "message" and event.target == solution]
     said = [event for event in said if event.source != solution and _from_a_client(event, events, solution)]
     if not said or any(event.kind == "gap" for event in events):
         return []
@@ -66,7 +66,7 @@ def _netcats(said: Sequence[Event]) -> Iterator[str]:
     for party in dict.fromkeys(event.source for event in said):
         mine = [event for event in said if event.source == party]
         text = b"".join(event.head + event.tail for event in mine).decode("utf-8", "replace")
-        if all(event.whole for event in mine) and _printable(text):
+        if all(event.whole and event.size for event in mine) and _printable(text):
             yield f"(printf {_quoted(text)}; sleep 1) | nc {HOST} {PORT}"
 
 

@@ -30,6 +30,8 @@ from harness.verdicts import MARK, Verdict
 STORIES_A_BEHAVIOUR, FEWEST = 13_000, 300_000  # characters for the stories of a page: so many a behaviour, at least
 A_STEP, A_BYTE = 850, 6  # characters of markup
 OPEN_STORIES = 3
+SCRIPTS, NEITHER = "script-src ", "base-uri 'none'; form-action 'none'"  # of the page's policy
+UNREMARKABLE = (Verdict.HOLDS, Verdict.BLOCKED, Verdict.SKIPPED)
 OUTPUT_LINES, OUTPUT_WIDTH = 30, 160
 
 
@@ -149,10 +151,15 @@ class Chapter:
         return self.kata if self.subject == "solution" else f"{self.kata} ({self.subject})"
 
     @property
+    def remarkable(self) -> list[Entry]:
+        """What was tried, and did not hold."""
+        return [entry for entry in self.entries if entry.verdict not in UNREMARKABLE]
+
+    @property
     def next(self) -> Entry | None:
-        """The first behaviour to look at."""
-        worth = (Verdict.BROKEN, Verdict.NOT_REACHED, Verdict.LIMIT)
-        return next((entry for entry in self.entries if entry.verdict in worth and not entry.first.mutant), None)
+        """The behaviour that a learner looks at first."""
+        theirs = (entry for entry in self.remarkable if entry.verdict is not Verdict.FAULT)
+        return next(theirs, None) if self.subject != "mutants" else None
 
     @property
     def stages(self) -> list[tuple[int, str, list[Entry], int]]:
@@ -173,16 +180,15 @@ def write(path: Path, results: Sequence[Result]) -> None:
     draft.replace(path)
 
 
-def page(results: Sequence[Result], title: str = "", about: Sequence[str] = (), script: str = "") -> str:
+def page(results: Sequence[Result], title: str = "", about: Sequence[str] = ()) -> str:
     """The page of a run, or of a submission, as HTML.
 
     `title` heads it, by default with what holds; `about` are lines below (a name, a date, an isolation level).
-    A result with an empty `story`, `output` or `message` is shown without. `script` is JavaScript of the caller's own,
-    run at the end of the page, which may then also connect to where the page came from.
+    A result with an empty `story`, `output`, `message` or `replay` is shown without.
     """
     chapters = _chapters(results)
     _tell(chapters)
-    style, ours, theirs = Markup(own("page.css") + own("diagram.css")), own("page.js"), Markup(script)
+    style, script = Markup(own("page.css") + own("diagram.css")), own("page.js")
     return (
         templates()
         .get_template("page.html")
@@ -191,11 +197,22 @@ def page(results: Sequence[Result], title: str = "", about: Sequence[str] = (), 
             about=[*about, *_seed(results)],
             chapters=chapters,
             style=style,
-            scripts=[each for each in (ours, theirs) if each],
-            policy=_policy(style, [each for each in (ours, theirs) if each], live=bool(script)),
+            script=script,
+            policy=f"default-src 'none'; style-src {_hash(style)}; {SCRIPTS}{_hash(script)}; {NEITHER}",
             Verdict=Verdict,
+            unremarkable=UNREMARKABLE,
         )
     )
+
+
+def with_script(page: str, script: str) -> str:
+    """The page with one more script at its end; it may also connect to where the page came from.
+
+    For who serves a page and wants it to change: the page's own policy admits nothing that it does not name.
+    """
+    page = page.replace(SCRIPTS, f"connect-src 'self'; {SCRIPTS}{_hash(script)} ", 1)
+    before, end, after = page.rpartition("</body>")
+    return f"{before}<script>{script}</script>\n{end}{after}"
 
 
 def _chapters(results: Sequence[Result]) -> list[Chapter]:
@@ -292,13 +309,6 @@ def _spoken(step: Step, octets: int) -> Spoken:
 # -- safety
 
 
-def _policy(style: str, scripts: Sequence[str], live: bool) -> str:
-    """A Content-Security-Policy: our style and scripts to the letter, and nothing else at all."""
-    sources = " ".join(_hash(script) for script in scripts)
-    connect = "connect-src 'self'; " if live else ""
-    rest = "base-uri 'none'; form-action 'none'"
-    return f"default-src 'none'; {connect}style-src {_hash(style)}; script-src {sources}; {rest}"
-
-
 def _hash(text: str) -> str:
+    """How a Content-Security-Policy names a style or a script: to the letter."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

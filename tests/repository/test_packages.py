@@ -69,6 +69,7 @@ def test_the_kit_holds_every_kata_complete(kit):
         f"katas/{kata}/{path.name}" for kata in KATAS for path in (ROOT / "katas" / kata).iterdir() if path.is_file()
     }
     wanted |= {f"harness/behaviours/{kata}.py" for kata in KATAS}
+    wanted |= {f"harness/story/templates/{path.name}" for path in (ROOT / "harness/story/templates").iterdir()}
     require_none(f"the wheel lacks {name}" for name in sorted(wanted - kit))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from clients.devtools import Tab, tab
 
-from harness.story.page import page
+from harness.story.page import page, with_script
 
 from .samples import hostile, one_of_each
 
@@ -65,6 +65,16 @@ def test_nothing_foreign_runs_and_nothing_is_fetched(browser: Tab, tmp_path: Pat
     assert "Log.entryAdded" not in told, "no breach of the page's policy, and no error"
     requests = [event["params"]["request"]["url"] for event in browser.events if event["method"].endswith("BeSent")]
     assert set(requests) <= {path.resolve().as_uri()}
+
+
+def test_one_more_script_runs_and_no_other_does(browser: Tab, tmp_path: Path):
+    text = with_script(page(one_of_each()), "window.added = 1")
+    injected = text.replace("</main>", "<script>window.injected = 1</script></main>")
+    (tmp_path / "page.html").write_text(injected, encoding="utf-8")
+
+    browser.show(tmp_path / "page.html")
+
+    assert browser.run("[window.added, window.injected]") == [1, None]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from harness.results import Result
-from harness.story.page import DETAILS, page
+from harness.story.page import DETAILS, page, with_script
 from harness.verdicts import Verdict
 
 from .reading import HTML, SVG, classes, diagrams, parsed, words
@@ -167,13 +167,13 @@ def test_a_page_needs_no_network():
     assert "connect-src" not in policy
 
 
-def test_a_script_of_the_caller_is_allowed_by_name_and_may_connect_home():
-    text = page([result("answers")], script='new EventSource("/changes").onmessage = () => location.reload();')
+def test_one_more_script_is_allowed_by_name_and_may_connect_home():
+    text = with_script(page([result("answers")]), "new EventSource('/events')")
 
-    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)', text)
-    assert "connect-src &#39;self&#39;" in policy
+    (policy,) = [each.get("content") for each in parsed(text).iter(f"{HTML}meta") if each.get("http-equiv")]
+    assert "; connect-src 'self'; script-src 'sha256-" in policy
     assert policy.count("sha256-") == 3
-    assert 'new EventSource("/changes")' in text
+    assert text.endswith("<script>new EventSource('/events')</script>\n</body>\n</html>")
 
 
 def test_every_id_is_the_only_one_and_every_reference_leads_somewhere():
