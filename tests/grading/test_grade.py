@@ -148,13 +148,23 @@ def test_an_interrupt_loses_nothing_and_leaves_nothing(classroom, tmp_path):
     assert classroom.result("bob")["score"] == 3
 
 
-def test_a_submission_that_kills_its_workers_is_given_up_and_costs_nobody_else(classroom):
-    """At level 0 a program can kill what grades it; that is no zero, and no loss for others."""
-    kill = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)"
-    classroom.hand_in_with("eve", kill)
-    classroom.hand_in("zoe")
+POISON = """import os
+    if b"poison" in (visitor.solution.subject.folder / "solution.py").read_bytes():
+        os.kill(os.getpid(), 9)
+    visitor.say(f"HELLO {visitor.name}\\n")"""
 
-    ended = classroom.grade("--isolation", "0")
+
+def test_a_submission_that_workers_die_of_is_given_up_and_costs_nobody_else(kit, classroom):
+    """Here the kit dies whenever it meets a certain word; that is no zero, and no loss for others."""
+    path = kit.root / "harness/behaviours/door.py"
+    honest = path.read_text()
+    path.write_text(honest.replace('visitor.say(f"HELLO {visitor.name}\\n")', POISON))
+    try:
+        classroom.hand_in_with("eve", "# poison")
+        classroom.hand_in("zoe")
+        ended = classroom.grade()
+    finally:
+        path.write_text(honest)
 
     eve = classroom.result("eve")
     assert (eve["status"], eve["score"]) == ("not gradable", None)
