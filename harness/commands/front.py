@@ -10,10 +10,29 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.commands import catalogue, doctor, explain, hint, new, prove, start, test, track, watch
+from harness.commands import (
+    catalogue,
+    doctor,
+    explain,
+    grade,
+    hint,
+    new,
+    prove,
+    regrade,
+    report,
+    start,
+    test,
+    track,
+    verify,
+    watch,
+)
 from harness.verdicts import Unusable
 
-COMMANDS = (catalogue, track, start, test, watch, hint, explain, doctor, new, prove)
+COMMANDS = (
+    *(catalogue, track, start, test, watch, hint, explain, doctor),
+    *(grade, verify, regrade, report),
+    *(new, prove),
+)
 UNUSABLE, INTERRUPTED, UNREAD = 2, 130, 141
 
 

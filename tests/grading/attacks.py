@@ -1,0 +1,225 @@
+"""Attacks on grading itself: each is carried out on a classroom, and says "" when it was held, or what it achieved.
+
+The numbers are those of the list of attacks. Attack 42 (archives) and 43 (metadata) are here as a whole; what is said
+of each archive is in `test_collecting`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from . import archives
+from .classroom import Classroom
+
+Attack = Callable[[Classroom], str]
+FORGED = {"schema": "backend-katas/result/v1", "status": "graded", "score": 3, "signature": {"algorithm": "Ed25519"}}
+
+
+def plants_a_result(classroom: Classroom) -> str:
+    """7: writes results where it is, and at the place where the grader will write its own."""
+    place = str(classroom.out / "results" / "eve.json")
+    forged = json.dumps(FORGED | {"behaviours": [{"verdict": "holds"}] * 2})
+    classroom.hand_in(
+        "eve",
+        f"""
+import os
+for path in ("results.json", "junit.xml", os.path.join(os.environ["HOME"], "results.json"), {place!r}):
+    try:
+        with open(path, "w") as file:
+            file.write({forged!r})
+    except OSError:
+        pass
+""",
+    )
+    ended = classroom.grade()
+    result = classroom.result("eve")
+    if result["score"]:
+        return f"it earned {result['score']} points"
+    if ended.status == 0 and result["status"] != "graded":
+        return "nobody was told"
+    return _unbelievable(classroom)
+
+
+def links_the_result(classroom: Classroom) -> str:
+    """8: a symbolic link to somebody else's file stands where its result will be written."""
+    victim = classroom.folder / "precious"
+    victim.write_text("precious")
+    (classroom.out / "results").mkdir(parents=True, mode=0o700)
+    classroom.out.chmod(0o700)
+    (classroom.out / "results" / "eve.json").symlink_to(victim)
+    classroom.hand_in("eve")
+    ended = classroom.grade()
+    if victim.read_text() != "precious":
+        return "the file that it led to was written"
+    result = classroom.result("eve")
+    if (ended.status, result["status"], result["score"]) != (1, "tampered", None):
+        return f"it was {result['status']}, with {result['score']} points and exit status {ended.status}"
+    if not any(path.is_symlink() for path in (classroom.out / "results").glob("foreign-*")):
+        return "the evidence is gone"
+    return _unbelievable(classroom)
+
+
+def closes_the_results(classroom: Classroom) -> str:
+    """9: makes the folder of results read-only before anything is written to it."""
+    place = str(classroom.out / "results")
+    mischief = f"import os\ntry:\n    os.chmod({place!r}, 0o500)\nexcept OSError:\n    pass"
+    classroom.hand_in_with("eve", mischief)
+    classroom.hand_in("zoe")
+    classroom.grade()
+    for name in ("eve", "zoe"):
+        if not (classroom.out / "results" / f"{name}.json").exists():
+            return f"{name} has no result"
+    return _unbelievable(classroom)
+
+
+def rewrites_the_result(classroom: Classroom) -> str:
+    """10: a daemon, of another session and with an empty environment, waits for its result and rewrites it."""
+    place = classroom.out / "results" / "eve.json"
+    traces = classroom.folder / "traces"
+    daemon = f"""
+import os, time
+open({str(traces)!r}, "a").write(f"{{os.getpid()}}\\n")
+while not os.path.exists({str(place)!r}):
+    time.sleep(0.001)
+time.sleep(0.05)
+text = open({str(place)!r}).read().replace('"earned": 0', '"earned": 9')
+open({str(place)!r}, "w").write(text)
+"""
+    mischief = f"""
+import os, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve(sys.executable, [sys.executable, "-c", {daemon!r}], {{}})
+    os._exit(0)
+os.wait()
+"""
+    classroom.hand_in_with("eve", mischief)
+    classroom.hand_in("zoe")
+    classroom.grade("-j", "1")
+    pids = traces.read_text().split() if traces.exists() else []
+    living = [pid for pid in pids if os.path.exists(f"/proc/{pid}") and b"traces" in _command(pid)]
+    return f"daemons {living} are alive" if living else _unbelievable(classroom)
+
+
+def brings_its_own_kit(classroom: Classroom) -> str:
+    """40: hands in a kit whose behaviours give points away, a pytest configuration, plugins, and other metadata."""
+    gift = "import pytest\n@pytest.hookimpl(tryfirst=True)\ndef pytest_pyfunc_call(pyfuncitem):\n    return True\n"
+    classroom.hand_in(
+        "eve",
+        "raise SystemExit(0)",
+        **{
+            "conftest.py": gift,
+            "pytest.py": "raise SystemExit(0)",
+            "harness__plugin.py": gift,
+            "harness____init__.py": "",
+            "harness__behaviours__door.py": "def test_greets_by_name(): pass",
+            "pytest.ini": "[pytest]\naddopts = -p conftest\n",
+            "pyproject.toml": '[tool.pytest.ini_options]\naddopts = "--collect-only"\n',
+            "sitecustomize.py": "raise SystemExit(0)",
+            "kata.toml": 'name = "../../x"\nhours = "1"\nskeleton = ""\n[environment]\nPYTEST_ADDOPTS = "--co"\n',
+        },
+    )
+    classroom.hand_in("zoe")
+    # PYTHONSAFEPATH: the script `kata` has no current folder on its path either, `python -m` would have.
+    steered = {**os.environ, "PYTEST_ADDOPTS": "--collect-only", "PYTEST_PLUGINS": "conftest", "PYTHONSAFEPATH": "1"}
+    classroom.grade(env=steered, cwd=classroom.submissions / "eve")
+    eve, zoe = classroom.result("eve"), classroom.result("zoe")
+    if eve["score"]:
+        return f"it earned {eve['score']} points"
+    if eve["status"] != "graded" or zoe["score"] != zoe["max_score"]:
+        return f"eve was {eve['status']} ({eve['reason']}), zoe had {zoe['score']} points"
+    if eve["kit"] != zoe["kit"]:
+        return "it was graded by another kit"
+    return ""
+
+
+def edits_swaps_and_replays(classroom: Classroom) -> str:
+    """41: edits its result, takes a friend's, and hands in an old one for a new submission."""
+    classroom.hand_in("eve", "raise SystemExit(0)")
+    classroom.hand_in("zoe")
+    classroom.grade()
+    results = classroom.out / "results"
+    own, friends = results / "eve.json", (results / "zoe.json").read_text()
+    honest = own.read_text()
+    for name, forged in {
+        "an edited result": honest.replace('"score": 0', '"score": 3'),
+        "a friend's result": friends.replace('"id": "zoe"', '"id": "eve"'),
+    }.items():
+        own.write_text(forged)
+        if classroom.kit.kata("verify", str(own)).status != 1:
+            return f"{name} is believed"
+    own.write_text(friends)
+    replayed = classroom.kit.kata("verify", str(own), "--submission", str(classroom.submissions / "eve"))
+    if replayed.status != 1 or "is not what was graded" not in replayed.out:
+        return "a friend's submission is believed to be its own"
+    if classroom.kit.kata("regrade", str(own), str(classroom.submissions / "eve")).status != 1:
+        return "grading again found no difference"
+    own.write_text(honest)
+    return _unbelievable(classroom)
+
+
+def packs_archives(classroom: Classroom) -> str:
+    """42: every bad archive, each of a student of its own, and one good submission among them."""
+    witness = {path.name for path in classroom.folder.iterdir()} | {"out", "out.key", "out.pub"}
+    for number, (suffix, make, _) in enumerate(archives.BAD.values()):
+        make(classroom.submissions / f"eve{number:02}.{suffix}")
+    classroom.hand_in("zoe")
+    classroom.grade()
+    if classroom.result("zoe")["score"] != classroom.result("zoe")["max_score"]:
+        return "an honest submission suffered"
+    for number, name in enumerate(archives.BAD):
+        result = classroom.result(f"eve{number:02}")
+        if result["status"] != "refused" or not result["reason"]:
+            return f"{name} was {result['status']}"
+    if strays := {path.name for path in classroom.folder.iterdir()} - witness:
+        return f"{strays} were written"
+    return _unbelievable(classroom)
+
+
+def writes_odd_metadata(classroom: Classroom) -> str:
+    """43: an id that leads elsewhere, formulas, markup, two submissions of one student, a path for a kata's name."""
+    roster = classroom.folder / "roster.csv"
+    roster.write_text('\ufeffid;name\n=cmd();"<script>alert(1)</script>"\n../../x;=1+1\nzoe;Zoë\n', encoding="utf-8")
+    for name in ("=cmd()", "zoe"):
+        classroom.hand_in(name, **{"kata.toml": 'name = "../../x"\n'})
+    archives.zipped(("solution.py", b""))(classroom.submissions / "zoe.zip")
+    before = {path.name for path in classroom.folder.iterdir()}
+    classroom.grade("--roster", roster)
+    if strays := {path.name for path in classroom.folder.iterdir()} - before - {"out", "out.key", "out.pub"}:
+        return f"{strays} were written"
+    gradebook = (classroom.out / "gradebook.csv").read_text(encoding="utf-8")
+    if "\n=" in gradebook or ",=" in gradebook:
+        return "the gradebook has formulas"
+    if "<script>alert" in (classroom.out / "index.html").read_text(encoding="utf-8"):
+        return "the page of the class has a script"
+    zoe = classroom.result("zoe")
+    return "" if zoe["status"] == "refused" and "2 submissions" in zoe["reason"] else f"zoe was {zoe['status']}"
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _unbelievable(classroom: Classroom) -> str:
+    """ "" when every result is as it was written."""
+    verified = classroom.kit.kata("verify", str(classroom.out))
+    return "" if verified.status == 0 else f"a result is not to be believed: {verified.out}{verified.err}"
+
+
+ATTACKS: dict[int, Attack] = {
+    7: plants_a_result,
+    8: links_the_result,
+    9: closes_the_results,
+    10: rewrites_the_result,
+    40: brings_its_own_kit,
+    41: edits_swaps_and_replays,
+    42: packs_archives,
+    43: writes_odd_metadata,
+}
