@@ -40,13 +40,17 @@ class Scratch:
         self._made = 0
         become_subreaper()
         uid = str(isolation.uid) if isolation and isolation.own_user else ""
+        claim = isolation.claim if isolation else None
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, f"{MARK}={self.mark}", str(self.folder), uid],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run, not for its guard
+            pass_fds=[claim.fileno()] if claim else [],  # nobody else gets the user before its last process is killed
         )
+        if claim:
+            claim.close()
         if isolation:
             isolation.enter(self.folder, [self._guard.pid])
             self.environment |= isolation.interpreter.environment

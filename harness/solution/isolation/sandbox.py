@@ -77,7 +77,7 @@ class Isolation:
         self.findings = Findings(level)
         self._launcher: subprocess.Popen[bytes] | None = None
         self._spared: set[int] = set()
-        self._claim: socket.socket | None = None
+        self.claim: socket.socket | None = None  # holds the user id for as long as it is open
         self.uid, self.gid = os.geteuid(), os.getegid()
         if self.uid == 0:
             self.uid = self.gid = self._claimed_uid()
@@ -95,12 +95,12 @@ class Isolation:
         """A user without processes, that no other harness takes meanwhile: limits don't hold for root."""
         taken = {os.stat(f"/proc/{name}").st_uid for name in os.listdir("/proc") if name.isdigit() and _exists(name)}
         for uid in UIDS:
-            self._claim = socket.socket(socket.AF_UNIX)
+            self.claim = socket.socket(socket.AF_UNIX)
             with contextlib.suppress(OSError):
                 if uid not in taken:
-                    self._claim.bind(f"\0backend-katas-uid-{uid}")
+                    self.claim.bind(f"\0backend-katas-uid-{uid}")
                     return uid
-            self._claim.close()
+            self.claim.close()
         raise Unusable("no user id is free for a program to run as; end some of the runs that are going on")
 
     def temporary_folder(self) -> str:
@@ -303,8 +303,6 @@ class Isolation:
             self.findings.tampering.append(f"tried {count} times to reach addresses outside")
         self._control.close()
         self._launcher.wait()
-        if self._claim:
-            self._claim.close()
 
 
 def _is_far(place: Path) -> bool:
