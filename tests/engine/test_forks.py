@@ -136,7 +136,7 @@ def test_the_forking_interpreter_ends_with_the_run_and_is_told_apart_from_soluti
     running = Process(subject, {}, scratch, tmp_path, tmp_path / "log")
     booted = scratch.forks._process
     assert booted is not None
-    running.kill([])
+    running.kill(lambda: [])
     assert running.exit_status() == -signal.SIGKILL
     assert booted.poll() is None, "it serves the next start"
 

@@ -14,6 +14,7 @@ CLOCKS = tuple(f"time.{clock}{unit}" for clock in READINGS for unit in ("", "_ns
 
 MAY_SLEEP: set[str] = set()  # paths below harness and tests, each with its reason
 NOT_OURS_TO_RULE = (
+    "tests/attacks/submissions",
     "tests/engine/servers",
     "tests/solutions",
 )  # programs under test: some sleep on purpose
