@@ -44,7 +44,7 @@ test: $(INSTALLED)
 	$(PYTEST) -n 2 -W error -rs
 
 attacks: $(INSTALLED)
-	$(RUN) tests.attacks
+	cd tests && ../$(RUN) attacks
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/verdicts.py --runs 3 --load-runs 3

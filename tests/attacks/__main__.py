@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.solution.isolation import LEVELS, probe
 
-from .catalogue import ATTACKS, ELSEWHERE, Attack
+from .catalogue import ATTACKS, ELSEWHERE, Attack, AttackOnGrading
 from .stage import ROOT
 
 TABLE = Path(__file__).parents[2] / "docs" / "attacks.md"
@@ -28,7 +28,7 @@ the verdicts of its honest part. `make attacks` writes this file.
 """
 
 
-def cell(attack: Attack, level: int, why_not: dict[int, str], outcome: dict[int, str]) -> str:
+def cell(attack: Attack | AttackOnGrading, level: int, why_not: dict[int, str], outcome: dict[int, str]) -> str:
     if why_not[level]:
         return "○"
     if level not in outcome:
@@ -39,7 +39,7 @@ def cell(attack: Attack, level: int, why_not: dict[int, str], outcome: dict[int,
     return f"✗ {told[:160]}"
 
 
-def tried(attack: Attack, why_not: dict[int, str]) -> dict[int, str]:
+def tried(attack: Attack | AttackOnGrading, why_not: dict[int, str]) -> dict[int, str]:
     """Why it was not held, at each level at which it was tried."""
     working = [level for level in LEVELS if not why_not[level] and (attack.unclaimed or level in attack.claims)]
     if attack.once:

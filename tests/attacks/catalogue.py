@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from commands.conftest import Clone
+from grading import attacks as on_grading
+from grading.classroom import Classroom
 
 from .stage import Outcome, Stage
 
@@ -101,6 +107,29 @@ class Attack:
         return "; ".join(dict.fromkeys(outcome.harm)) or self.check(outcome)
 
 
+@dataclass(frozen=True)
+class AttackOnGrading:
+    """One that is carried out on a whole batch: results, archives, metadata (tests/grading/attacks.py)."""
+
+    number: int
+    claims: tuple[int, ...] = ALL
+    submission: str = ""
+    once: bool = False
+    unclaimed: bool = True
+
+    @property
+    def what(self) -> str:
+        told = on_grading.ATTACKS[self.number].__doc__ or ""
+        return told.partition(": ")[2].strip().removesuffix(".")
+
+    def run(self, level: int) -> str:
+        with tempfile.TemporaryDirectory(prefix="kata-attack-") as folder:
+            kit = Clone(Path(folder, "kit"))
+            kit.kata("new", "door", "--speaks", "tcp")
+            classroom = Classroom(kit, Path(folder, "classroom"), "--isolation", str(level))
+            return on_grading.ATTACKS[self.number](classroom)
+
+
 SETTINGS = {
     "conftest.py": HOSTILE,
     "pytest.ini": "[pytest]\naddopts = --collect-only\n",
@@ -117,7 +146,9 @@ VARIABLES = {
     "venv/bin/activate": "export PYTHONPATH=.\n",
 }
 
-ATTACKS = [
+ATTACKS: list[Attack | AttackOnGrading] = [
+    *(AttackOnGrading(number, CONFINED) for number in (7, 9, 10)),  # at level 0, without root, it runs as the grader
+    *(AttackOnGrading(number) for number in (8, 40, 41, 42, 43)),
     Attack(1, "exits with 0 when it is imported", "a01_exits_at_import", check=says("exited with status 0")),
     Attack(2, "kills itself in one behaviour", "a02_dies_in_the_middle", check=only_wildcards("broken", "SIGKILL")),
     Attack(3, "brings settings of pytest along", "a03_configuration_of_pytest", files=SETTINGS),
@@ -162,21 +193,13 @@ ATTACKS = [
 
 # What is held elsewhere than in isolation, and where: or is not held by a program at all.
 ELSEWHERE = {
-    7: "pending: output paths are the grader's",
-    8: "pending: output paths are the grader's",
-    9: "pending: output paths are the grader's",
-    10: "pending: result files are the grader's; no process of a submission is left when they are written (attack 29)",
     18: "data are drawn anew from each run's seed; fixed answers are a null program of `kata prove`",
     19: "a program that serves only its first guests is broken by the later ones; nothing else is claimed",
-    21: "pending: what is told of hidden behaviours is the grader's",
-    22: "pending: attempts are counted by who grades",
+    21: "students read of hidden behaviours what `--reveal` allows, whatever a program provokes (tests/grading)",
+    22: "each grading draws its own seed, and stands in the result; how often one may try is the teacher's to say",
     33: "not held: a real product in a language's clothes is for a reader to find; the folder is all that it can use",
     35: "data are drawn anew from each run's seed, and no network is there (attacks 20 and 34)",
     36: "the null programs of `kata prove` earn nothing",
     37: "nothing is asked of the solution's clock, and verdicts are facts, not times",
     38: "races are set by barriers: a behaviour that can break breaks",
-    40: "pending: which kit graded is the grader's to sign",
-    41: "pending: signatures are the grader's",
-    42: "pending: archives are the grader's",
-    43: "pending: rosters are the grader's",
 }

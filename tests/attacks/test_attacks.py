@@ -7,7 +7,7 @@ import pytest
 from harness.solution.isolation import probe
 from harness.verdicts import Unusable
 
-from .catalogue import ATTACKS, ELSEWHERE, Attack
+from .catalogue import ATTACKS, ELSEWHERE, Attack, AttackOnGrading
 
 QUICK = {"a01_exits_at_import", "a17_reads_the_hidden_tests", "a24_fork_bomb", "a29_leaves_a_daemon"}
 
@@ -21,7 +21,7 @@ def best() -> int:
 
 
 @pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.submission in QUICK], ids=lambda it: it.what)
-def test_it_is_held(attack: Attack, best: int):
+def test_it_is_held(attack: Attack | AttackOnGrading, best: int):
     if best not in attack.claims:
         pytest.skip(f"level {best} does not claim to hold it")
     assert attack.run(best) == ""
