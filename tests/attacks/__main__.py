@@ -1,6 +1,7 @@
 """`make attacks`: every attack at every level, one after the other, and the table of it as docs/attacks.md.
 
-Exits with 1 when an attack was not held at a level that claims to hold it. Numbers as arguments choose attacks.
+Exits with 1 when an attack was not held at a level that claims to hold it.
+Numbers as arguments choose attacks; the other rows stay as they are.
 """
 
 from __future__ import annotations
@@ -48,9 +49,19 @@ def tried(attack: Attack | AttackOnGrading, why_not: dict[int, str]) -> dict[int
     return {level: attack.run(level) for level in working}
 
 
+def row(number: int, what: str, *cells: str) -> str:
+    return f"| {number} | {what} | {' | '.join(cells if len(cells) > 1 else [''] * len(LEVELS))} |"
+
+
+def known_rows() -> list[str]:
+    """The rows of the table as it was written last."""
+    lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
+    return [line for line in lines if line.startswith("| ") and line.split("|")[1].strip().isdigit()]
+
+
 def main(wanted: list[int]) -> int:
     why_not = {level: probe.why_not(level) for level in LEVELS}
-    rows: list[tuple[int, str]] = []
+    rows = known_rows() if wanted else [row(number, words, "") for number, words in ELSEWHERE.items()]
     failed = 0
     for attack in ATTACKS:
         if wanted and attack.number not in wanted:
@@ -59,12 +70,10 @@ def main(wanted: list[int]) -> int:
         broken = [level for level in outcome if outcome[level] and level in attack.claims]
         failed += bool(broken)
         cells = [cell(attack, level, why_not, outcome) for level in LEVELS]
-        rows.append((attack.number, f"| {attack.number} | {attack.what} | {' | '.join(cells)} |"))
+        fresh = row(attack.number, attack.what, *cells)
+        rows = [each for each in rows if each.split("|")[1:3] != fresh.split("|")[1:3]] + [fresh]
         print(f"{'FAILED' if broken else 'ok':<7}{attack.number:>2} {attack.what}: {'  '.join(cells)}", flush=True)
-    if wanted:
-        return int(bool(failed))
-    rows += [(number, f"| {number} | {words} |{' |' * len(LEVELS)}") for number, words in ELSEWHERE.items()]
-    lines = [row for _, row in sorted(rows, key=lambda row: row[0])]
+    lines = sorted(rows, key=lambda each: int(each.split("|")[1]))
     head = HEAD.format(levels=" | ".join(f"level {level}" for level in LEVELS), columns="---|" * len(LEVELS))
     levels = [f"Level {level}: {why_not[level] or adds}." for level, adds in LEVELS.items()]
     TABLE.parent.mkdir(exist_ok=True)

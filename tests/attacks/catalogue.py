@@ -64,6 +64,14 @@ def limit(which: str) -> Check:
     return check
 
 
+def disk_or_time(outcome: Outcome) -> str:
+    """A slow disk never gets to the bound before the start is over; that is a bound too."""
+    late = all(
+        "did not listen" in words or words == "the solution did not start" for words in outcome.messages.values()
+    )
+    return nothing_holds(outcome) if outcome.messages and late else limit("disk")(outcome)
+
+
 def says(words: str) -> Check:
     def check(outcome: Outcome) -> str:
         told = " ".join(outcome.messages.values())
@@ -175,7 +183,7 @@ ATTACKS: list[Attack | AttackOnGrading] = [
     Attack(26, "ignores SIGTERM", "a26_ignores_sigterm", only="handshake"),
     Attack(27, "prints without an end", "a27_endless_output", check=limit("output")),
     Attack(27, "fills the disk", "a27_fills_the_disk", check=limit("disk")),
-    Attack(27, "makes a million files", "a27_a_million_files", check=limit("disk")),
+    Attack(27, "makes a million files", "a27_a_million_files", check=disk_or_time),
     Attack(28, "uses up all descriptors", "a28_descriptors"),
     Attack(29, "leaves a daemon", "a29_leaves_a_daemon", check=seen("left", "process")),
     Attack(30, "changes and deletes others' work", "a30_reaches_outside_of_its_folder", claims=CONFINED),
@@ -186,7 +194,7 @@ ATTACKS: list[Attack | AttackOnGrading] = [
     ),
     Attack(34, "asks another server", "a34_asks_somebody_else", claims=NETWORK, check=seen("tampering", "outside")),
     Attack(39, "looks whether it is graded", "a39_notices_the_grader"),
-    Attack(44, "sends a byte now and then", "a44_trickles", check=limit("time"), only="handshake", once=True),
+    Attack(44, "sends a byte now and then", "a44_trickles", check=nothing_holds, only="handshake", once=True),
     Attack(44, "hangs up at once", "a44_hangs_up_early", check=nothing_holds),
     Attack(45, "builds with malice", "a45_builds_with_malice", claims=CONFINED, build=True),
 ]

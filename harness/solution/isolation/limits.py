@@ -20,7 +20,7 @@ from harness.solution.thread import GONE
 MEMORY = 512 << 20  # bytes of a whole tree
 PROCESSES, THREADS, TASKS = 100, 500, 600  # tasks, processes and threads alike, are the kernel's bound
 OUTPUT = 8 << 20  # bytes printed
-DISK, FILES = 256 << 20, 10_000  # bytes and entries below the folders that it may write to
+DISK, FILES = 256 << 20, 5_000  # bytes and entries below the folders that it may write to
 ONE_FILE = 64 << 20
 DESCRIPTORS = 8192
 SHARED_MEMORY = 64 << 20  # bytes below /dev/shm, and of other small file systems in memory
