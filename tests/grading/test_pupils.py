@@ -7,14 +7,14 @@ from harness import kata as katas
 from . import pupils
 from .pupils import MAKERS
 
-SEED = 6  # with one of each kind among its first
+SEED, NUMBER = 20, 12  # with all kinds among them
 
 
 def test_everybody_gets_what_they_must(classroom, monkeypatch):
     monkeypatch.setattr(katas, "REFERENCES", classroom.kit.root / "reference")
     kata = katas.read(classroom.kit.root / "katas" / "door" / "kata.toml")
     classroom.submissions.rmdir()
-    made = pupils.make(kata, classroom.submissions, 20, SEED)
+    made = pupils.make(kata, classroom.submissions, NUMBER, SEED)
     assert len({pupil.kind.split()[0] for pupil in made}) >= len(MAKERS), "a seed with all kinds is wanted"
 
     ended = classroom.grade()
