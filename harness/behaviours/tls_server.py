@@ -961,6 +961,7 @@ def test_stops_gracefully(front: Front) -> None:
     front.solution.signal(signal.SIGTERM)
     idle.channel.until_ended("close_notify at the stop")
     assert idle.channel.close_notify, f"close_notify is owed to an idle client; {idle.channel.ending}"
+    idle.channel.connection.close()  # as clients do: a server may wait for it
     front.solution.settled()  # the listener may be closed last
     late = (
         front.plain("late client")
@@ -977,6 +978,7 @@ def test_stops_gracefully(front: Front) -> None:
     for https in (busy, large):
         https.channel.until_ended("close_notify at the stop")
         assert https.channel.close_notify, f"close_notify is owed after the last answer; {https.channel.ending}"
+        https.channel.connection.close()
     status = front.solution.until_exit("to exit after the last answer")
     assert status in STOPPED, f"status 0, or the end by SIGTERM, is owed; and came {status}"
 
