@@ -890,9 +890,7 @@ def test_broken_reload_keeps_the_old(front: Front) -> None:
         front.reload()
         front.sites.write(name, good)
         channel = front.tls(who="another").handshake()
-        has_certificate_of(
-            channel, old, f"{why}, so all stays as it was, the sites before it too"
-        )
+        has_certificate_of(channel, old, f"{why}, so all stays as it was, the sites before it too")
     has_certificate_of(front.serves("pay.apps.kata.test").channel, pay, "after all this")
     front.whoami(front.https("admin.kata.test", client=front.alice))
     front.reload_until(renewed)
