@@ -34,6 +34,17 @@ class Credential:
     def der(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.DER)
 
+    @property
+    def common_name(self) -> str:
+        return common_name(self.certificate)
+
+
+def common_name(certificate: x509.Certificate | bytes) -> str:
+    """Of whom it is (CN); bytes are DER."""
+    if isinstance(certificate, bytes):
+        certificate = x509.load_der_x509_certificate(certificate)
+    return certificate.subject.rfc4514_string().removeprefix("CN=")
+
 
 def pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()

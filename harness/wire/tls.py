@@ -19,6 +19,7 @@ from harness.wire.tcp import Connection
 from harness.wire.tls_records import Sight, summary
 
 CHUNK = 1 << 16
+NO_ISSUER = 20  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
 ALERT = re.compile(r"(?:sslv3|tlsv1|tlsv13)[_ ](?:alert[_ ])?([a-z _]+?) ?(?:\(|$)")
 
 
@@ -187,7 +188,8 @@ class Tls:
         if names and not self.established:
             peer = self.solution.record.solution
             self.solution.record.add("message", peer, self.name, summary(names), data, self.name)
-        self._incoming.write(data)
+        if data:  # after the end there is none; a reset may still be told then
+            self._incoming.write(data)
         if connection.ended:
             self._incoming.write_eof()
         self._advance()
@@ -211,6 +213,8 @@ class Tls:
             pass  # a truncation, which `connection.ended` shows
         except ssl.SSLCertVerificationError as error:
             self.fault = f"the server's certificate is not to be trusted: {error.verify_message}"
+            if error.verify_code == NO_ISSUER:
+                self.fault += " (is the intermediate certificate sent along?)"
         except ssl.SSLError as error:
             self._failed(error)
         self._flush()

@@ -15,7 +15,7 @@ from pathlib import Path
 from hello import Hello, read_hello
 from service import Conversation
 
-HANDSHAKE = int(os.environ.get("HANDSHAKE_MS", 10_000)) / 1000
+HANDSHAKE = int(os.environ.get("HANDSHAKE_MS", 60_000)) / 1000
 SHUTDOWN = int(os.environ.get("SHUTDOWN_MS", 2000)) / 1000
 
 NO_APPLICATION_PROTOCOL = bytes([21, 3, 3, 0, 2, 2, 120])  # a record with a fatal alert

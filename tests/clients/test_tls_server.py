@@ -199,3 +199,10 @@ def test_httpx_goes_on_through_a_reload(service):
         assert ask(stock, "pay.kata.test").status_code == 200
     with client(service) as newcomer:
         assert ask(newcomer, "pay.kata.test").status_code == 200
+
+
+def test_a_signal_that_does_not_end_a_program_is_no_excuse_for_its_end(service):
+    service.solution.signal(signal.SIGUSR1, ends=False)  # nobody handles it
+
+    with pytest.raises(AssertionError, match="was killed by SIGUSR1"):
+        waiting.settled(service.solution)

@@ -18,7 +18,6 @@ DEVIATIONS = {
     "http_is_negotiated": "stunnel does not know ALPN in front of a plain service",
     "no_common_protocol": "stunnel does not know ALPN in front of a plain service",
     "client_is_named": "stunnel tells the service behind it nothing of the client",
-    "identity_is_from_the_handshake": "stunnel tells the service behind it nothing of the client",
     "handshakes_side_by_side": "stunnel tells the service behind it nothing of the client",
     "wildcard_is_one_label": "a wildcard of stunnel stands for any number of labels",
     "tickets_open_one_site": "tickets are shared by all names of a port: the weakness that is asked for here",

@@ -99,6 +99,19 @@ def test_an_orderly_end_is_told_by_close_notify(client):
     assert (channel.alert, channel.fault) == ("", "")
 
 
+def test_a_reset_may_come_after_the_end(tmp_path):
+    with client_of(nginx, tmp_path) as client:
+        channel = client.tls().handshake()
+        Https(channel, NAME).request("GET", "/", headers=[("Connection", "close")])
+        channel.until_closed()
+        while not channel.connection.was_reset:  # by what is sent to nobody
+            channel.send_raw(b"late", "bytes after the end")
+            client.turn(0)
+
+    assert channel.close_notify
+    assert (channel.alert, channel.fault) == ("", "")
+
+
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_a_handshake_in_small_records_is_the_same_handshake(client, size):
     channel = client.tls(held=True)

@@ -8,7 +8,7 @@ import path from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 
-const HANDSHAKE = Number(process.env.HANDSHAKE_MS ?? 10000);
+const HANDSHAKE = Number(process.env.HANDSHAKE_MS ?? 60000);
 const SHUTDOWN = Number(process.env.SHUTDOWN_MS ?? 2000);
 const SITES = process.env.SITES;
 const LONGEST_HELLO = 65536;

@@ -20,7 +20,7 @@ from pathlib import Path
 
 HOST, PORT = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", 8443))
 SITES = Path(os.environ["SITES"])
-HANDSHAKE = int(os.environ.get("HANDSHAKE_MS", 10_000)) / 1000
+HANDSHAKE = int(os.environ.get("HANDSHAKE_MS", 60_000)) / 1000
 SHUTDOWN = int(os.environ.get("SHUTDOWN_MS", 2000)) / 1000
 LONGEST_HELLO, LARGEST_NOTE, MOST_BYTES, PIECE = 65_536, 1 << 20, 1 << 26, b"x" * 65_536
 LONGEST_HEAD = 32_768
