@@ -124,6 +124,11 @@ class Connection:
         self.reading = True
         self._refresh()
 
+    def acknowledge(self) -> None:
+        """Have the kernel acknowledge what has arrived now, and not a while later."""
+        if QUICKACK is not None:
+            self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+
     def close(self) -> None:
         if self.closed:
             return
@@ -220,8 +225,7 @@ class Connection:
         except OSError as error:
             self._fail(error)
             return True
-        if QUICKACK is not None:
-            self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        self.acknowledge()
         if data:
             self.received += len(data)
             self.inbox += data
