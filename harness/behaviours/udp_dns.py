@@ -30,7 +30,7 @@ from harness.peers.dns_client import (
     same,
     wire_name,
 )
-from harness.peers.zone_file import ZoneFile, ZoneRecord, as_owned_by
+from harness.peers.zone_file import TTL, ZoneFile, ZoneRecord, as_owned_by
 from harness.solution.program import Solution
 
 MIB = 1 << 20
@@ -39,7 +39,8 @@ OPCODES = {"STATUS": 2, "unassigned": 7}
 CHAOS = 3
 UNKNOWN_TYPE = 65280
 MANY_NAMES = 20_000
-LARGEST_RATIO = 12  # of a look-up in a large zone to a refusal, in CPU time
+LARGEST_RATIO = 10  # of a look-up in a large zone to a refusal, in CPU time
+SHORT_LIFE = 30  # seconds: the TTL of the SOA record in the large zone, below any MINIMUM
 UNREAD_BOUND = 16 * MIB
 
 
@@ -54,7 +55,8 @@ class Zone(ZoneFile):
     def fill(self) -> None:
         serial, minimum = self.chance.randrange(1, 1 << 31), self.chance.randrange(60, 900)
         numbers = f"{serial} 7200 900 1209600 {minimum}"
-        self.add("", "SOA", f"{self.name('ns')} {self.name('hostmaster')} {numbers}")
+        life = SHORT_LIFE if self.filling else TTL
+        self.add("", "SOA", f"{self.name('ns')} {self.name('hostmaster')} {numbers}", ttl=life)
         self.add("", "NS", self.name("ns"), self.name("mail"), ttl=7200)
         self.add("", "MX", f"10 {self.name('mail')}", f"20 {self.name('ns')}", ttl=1800)
         self.add("ns", "A", self.ipv4())
@@ -272,7 +274,7 @@ def test_other_zones_are_refused(server: NameServer) -> None:
     for name in ("www.example.invalid.", "test.", f"x{zone.origin}", f"www.x{zone.origin}", "."):
         answer = client.resolve(name)
         assert answer.rcode == "REFUSED", f"REFUSED is owed for {name}, and came {answer.rcode}"
-        assert not answer.answer, f"nothing is known of {name}, and came {listed(answer.answer)}"
+        assert not answer.everything(), f"nothing is known of {name}, and came {listed(answer.everything())}"
         assert not answer.authoritative, f"AA must be clear: this server is no authority for {name}"
     server.still_answers(client)
 
@@ -287,9 +289,24 @@ def test_other_zones_are_refused(server: NameServer) -> None:
     "Send that SOA record with TTL min(its own TTL, the MINIMUM field at the end of its data).",
 )
 def test_negative_ttl(server: NameServer) -> None:
-    """The SOA record of a negative answer has the smaller of its own TTL and its MINIMUM; asked for, it has its own."""
+    """The SOA record of a negative answer has its MINIMUM as TTL where that is smaller; asked for, it has its own."""
+    assert_negative_ttl(server, owed=int(server.zone.soa.data.split()[-1]))
+
+
+@behaviour(
+    stage=2,
+    hidden=True,
+    source=rfc(2308, "3", "Negative Answers from Authoritative Servers"),
+    needs="negative_ttl",
+    settings={"FILLING": MANY_NAMES},
+)
+def test_negative_ttl_below_the_minimum(server: NameServer) -> None:
+    """Where the SOA record's own TTL is below its MINIMUM, a negative answer is kept no longer than that."""
+    assert_negative_ttl(server, owed=SHORT_LIFE)
+
+
+def assert_negative_ttl(server: NameServer, owed: int) -> None:
     zone, client = server.zone, server.client()
-    owed = min(zone.soa.ttl, int(zone.soa.data.split()[-1]))
     for name, kind in [(zone.name("missing"), "A"), (zone.name("www"), "AAAA")]:
         answer = client.resolve(name, kind)
         ttls = [record.ttl for record in answer.authority if record.kind == "SOA"]
@@ -487,30 +504,27 @@ def test_label_with_a_dot(server: NameServer) -> None:
     assert_answer(client.resolve((first, second, *rest)), zone.rrset("leaf.between", "A"))
 
 
-@behaviour(stage=2, hidden=True, source=rfc(1035, "4.1.1", "Header section format"), needs="header_fits_the_query")
-def test_unknown_opcode_and_class(server: NameServer) -> None:
-    """An opcode other than QUERY gets NOTIMP with that opcode, and a class other than IN an error without data."""
+@behaviour(
+    stage=2,
+    hidden=True,
+    source=brief("D10", "opcodes, classes and transfers"),
+    needs=("header_fits_the_query", "tcp_gives_the_same"),
+)
+def test_what_is_not_served(server: NameServer) -> None:
+    """An opcode other than QUERY gets NOTIMP, other classes and AXFR an error too, and nobody gets a record for it."""
     zone, client = server.zone, server.client()
     for name, opcode in OPCODES.items():
         answer = client.resolve(zone.name("www"), flags=opcode << 11)
         assert answer.rcode == "NOTIMP", f"NOTIMP is owed for opcode {opcode} ({name}), and came {answer.rcode}"
         assert answer.opcode == opcode, f"the opcode is copied from the query: {opcode}, and not {answer.opcode}"
-        assert not answer.answer, "what another opcode means is unknown; no data is owed"
-    answer = client.resolve(zone.name("www"), class_=CHAOS)
-    assert answer.rcode in ("REFUSED", "NOTIMP", "NOTAUTH"), f"class CH is not served: {answer.rcode}"
-    assert not answer.everything(), f"the records of class IN are no answer for class CH: {listed(answer.everything())}"
+        assert not answer.everything(), "what another opcode means is unknown; no data is owed"
+    for what, answer in {
+        "class CH": client.resolve(zone.name("www"), class_=CHAOS),
+        "AXFR": server.stream().resolve(zone.origin, "AXFR"),
+    }.items():
+        assert answer.rcode in ("REFUSED", "NOTIMP", "NOTAUTH"), f"{what} is not served, and came {answer.rcode}"
+        assert not answer.everything(), f"no record is owed for {what}, and came {listed(answer.everything())}"
     server.still_answers(client)
-
-
-@behaviour(stage=2, hidden=True, source=rfc(5936, "5", "Authorization"), needs="tcp_gives_the_same")
-def test_no_zone_transfer(server: NameServer) -> None:
-    """A request for the whole zone (AXFR) gets an error and not one record."""
-    stream = server.stream()
-
-    answer = stream.resolve(server.zone.origin, "AXFR")
-
-    assert answer.rcode in ("REFUSED", "NOTIMP", "NOTAUTH"), f"REFUSED is owed for AXFR, and came {answer.rcode}"
-    assert not answer.answer, f"no record is owed to a stranger, and came {listed(answer.answer)}"
     server.still_answers(server.stream())
 
 
@@ -531,7 +545,8 @@ def test_many_clients_with_one_id(server: NameServer) -> None:
         answer = client.answer_to(query)
         assert answer.question == query.question, f"{client.name} asked {query}, and was answered for another"
         assert_answer(answer, server.wild(query))
-    assert not [client.name for client in clients if client.take_all()], "one answer is owed for one question"
+    server.solution.settled()
+    assert not [client.name for client in clients if client.arrived], "one answer is owed for one question"
 
 
 @behaviour(stage=3, source=rfc(1035, "4.2.1", "UDP usage"), needs="answers_with_the_whole_rrset")
@@ -685,6 +700,7 @@ def test_malformed_gets_formerr(server: NameServer) -> None:
         client.send(struct.pack(">H", number) + data[2:])
         server.solution.until(lambda: client.arrived, f"FORMERR for {what}", client.name)
         reply = client.arrived.pop()
+        assert len(reply) >= HEADER.size, f"a header has {HEADER.size} bytes, and {len(reply)} came for {what}"
         id_, flags, *_ = HEADER.unpack_from(reply)
         assert (id_, flags & (QR | 0xF)) == (number, QR | 1), (
             f"FORMERR is owed for {what}, and came {Answer.parse(reply)}"
@@ -731,7 +747,7 @@ def test_pointers_lead_nowhere(server: NameServer) -> None:
     stage=4, hidden=True, source=brief("D10", "one question, one answer at most"), needs="malformed_gets_formerr"
 )
 def test_noise(server: NameServer) -> None:
-    """Random and damaged messages get at most one reply each, never a larger one than a question allows."""
+    """Random and damaged messages get at most one reply each, never to an answer, and never above 512 bytes."""
     client = server.client("noise")
     sound = client.query(server.zone.name("large"), "TXT").to_wire()
     sent: dict[int, bytes] = {}
@@ -748,9 +764,10 @@ def test_noise(server: NameServer) -> None:
     assert len(ids) == len(set(ids)), "one message gets one reply at most"
     assert set(ids) <= set(sent), "a reply has the id of a message that was sent"
     for id_, reply in zip(ids, replies, strict=True):
+        assert len(reply) >= HEADER.size, f"a header has {HEADER.size} bytes, and a reply of {len(reply)} came"
         assert reply[2] & 0x80, "a reply has QR set"
         assert not sent[id_][2] & 0x80, "an answer is never answered"
-        assert len(reply) <= SMALLEST or len(sent[id_]) > HEADER.size, "no large reply to what asks for nothing"
+        assert len(reply) <= SMALLEST, f"nobody has said that he takes more than 512 bytes, and {len(reply)} came"
     server.still_answers(client)
 
 
@@ -776,7 +793,7 @@ def test_cut_connections(server: NameServer) -> None:
     server.still_answers(server.stream("first"))
     server.solution.settled()
     before = server.solution.sockets()
-    for number in range(20):
+    for number in range(12):  # each size with each ending
         stream = server.stream(f"cut-{number}")
         data = framed(stream.query(server.zone.name("giant"), "TXT").to_wire())
         stream.send_raw(data[: (1, 2, 20, len(data))[number % 4]], "part of a query")
@@ -859,24 +876,25 @@ def test_stops_and_starts_again(server: NameServer) -> None:
 )
 def test_lookups_do_not_scan(server: NameServer) -> None:
     """In a zone of 20,000 names a look-up costs hardly more than a refusal: it does not walk through the zone."""
-    client, origin = server.client(), server.zone.origin
+    client, zone = server.client(), server.zone
 
-    def cost(*names: str) -> float:
-        """CPU seconds for the answers to 200 questions."""
-        before = server.solution.cpu_seconds()
-        for _ in range(4):
-            queries = [client.ask(names[number % len(names)], id=number) for number in range(50)]
-            for query in queries:
+    def cost(name: str) -> float:
+        """CPU seconds for 20 answers, the best of 3 times: a collector or a compiler is at work now and then only."""
+        costs = []
+        for _ in range(3):
+            before = server.solution.cpu_seconds()
+            for query in [client.ask(name, id=number) for number in range(20)]:
                 client.answer_to(query)
-        return server.solution.cpu_seconds() - before
+            costs.append(server.solution.cpu_seconds() - before)
+        return min(costs)
 
-    last = f"host-{MANY_NAMES - 1}.{origin}"
-    assert_answer(client.resolve(last), [record for record in server.zone.records if record.owner == last])
+    last = f"host-{MANY_NAMES - 1}.{zone.origin}"
+    assert_answer(client.resolve(last), [record for record in zone.records if record.owner == last])
     refusal = cost("www.example.invalid.")
-    lookups = cost(last, f"nobody.{origin}", server.zone.name("between"), server.below("wild"))
-
-    bound = f"{LARGEST_RATIO} times the CPU time of 200 refusals is allowed for 200 look-ups"
-    assert lookups <= LARGEST_RATIO * refusal, f"{bound}, and it took {lookups / refusal:.0f} times as much"
+    for name in (last, f"nobody.{zone.origin}", zone.name("between"), server.below("wild")):
+        ratio = cost(name) / refusal
+        bound = f"a look-up may cost {LARGEST_RATIO} times the CPU time of a refusal"
+        assert ratio <= LARGEST_RATIO, f"{bound}, and {name} cost {ratio:.0f} times as much"
 
 
 @behaviour(stage=5, points=4, hidden=True, source=brief("D13", "scale"), needs="slow_reader_blocks_nobody")
