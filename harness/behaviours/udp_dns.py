@@ -12,7 +12,7 @@ import struct
 
 import pytest
 
-from harness.behaviour import Source, behaviour, hints, rfc
+from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.dns_client import (
     HEADER,
     QR,
@@ -92,6 +92,7 @@ class Zone(ZoneFile):
         self.add("*.wild", "A", self.ipv4())
         self.add("*.wild", "TXT", f'"{self.text(20)}"')
         self.add("known.wild", "TXT", f'"{self.text(20)}"')
+        self.add("leaf.inner.wild", "A", self.ipv4())
         self.add("*.pointing", "CNAME", self.name("www"))
         self.add("child", "NS", self.name("ns.child"), "ns.elsewhere.invalid.", ttl=1200)
         self.add("ns.child", "A", self.ipv4(), ttl=1200)
@@ -320,6 +321,10 @@ def test_negative_ttl(server: NameServer) -> None:
     needs="negative_ttl",
     settings={"FILLING": MANY_NAMES},
 )
+@incident(
+    "CoreDNS and dnsjava took MINIMUM alone for the time that a denial may be kept (coredns/coredns#2158, "
+    "dnsjava/dnsjava#190)."
+)
 def test_negative_ttl_below_the_minimum(server: NameServer) -> None:
     """Where the SOA record's own TTL is below its MINIMUM, a negative answer is kept no longer than that."""
     assert_negative_ttl(server, owed=SHORT_LIFE)
@@ -373,6 +378,10 @@ def test_where_an_alias_ends(server: NameServer) -> None:
     "It does: whoever is told NXDOMAIN may conclude that nothing is below it either (RFC 8020).",
     "When you load the zone, enter every name between a record's owner and the origin, with no records.",
 )
+@incident(
+    "Mess with DNS said NXDOMAIN for such names (jvns/mess-with-dns#8); since RFC 8020 a resolver may conclude that "
+    "everything below is missing, too."
+)
 def test_empty_non_terminal_exists(server: NameServer) -> None:
     """A name without records that has names below it exists: NOERROR without data, and not NXDOMAIN."""
     zone, client = server.zone, server.client()
@@ -404,14 +413,16 @@ def test_wildcard(server: NameServer) -> None:
     "Find the closest name above that exists; only the `*` directly below that one counts.",
     "Walk down from the origin; at the first label that is missing look for `*` there, and nowhere higher.",
 )
+@incident("CoreDNS answered below an empty non-terminal with the wildcard above it (coredns/coredns#8223).")
 def test_wildcard_yields_to_what_exists(server: NameServer) -> None:
     """A wildcard does not answer for a name that exists, for anything below such a name, or for its own parent."""
     zone, client = server.zone, server.client()
     name = server.below("wild")
     assert_answer(client.resolve(name, "TXT"), as_owned_by(name, zone.rrset("*.wild", "TXT")))
 
-    assert_negative(zone, client.resolve(zone.name("known.wild")), "NOERROR")
-    assert_negative(zone, client.resolve(server.below("known.wild")), "NXDOMAIN")
+    for path in ("known.wild", "inner.wild"):
+        assert_negative(zone, client.resolve(zone.name(path)), "NOERROR")
+        assert_negative(zone, client.resolve(server.below(path)), "NXDOMAIN")
     assert_negative(zone, client.resolve(zone.name("wild")), "NOERROR")
 
 
@@ -674,6 +685,10 @@ def test_slow_reader_blocks_nobody(server: NameServer) -> None:
     "Two servers that answer each other's answers never stop.",
     "Look at the QR bit before anything else, also before you complain about the rest.",
     "In `respond`: return None if flags & 0x8000, above the checks that send FORMERR or NOTIMP.",
+)
+@incident(
+    "In 2024 some 300,000 hosts were found whose servers answer each other's errors without end, set going by a single "
+    "forged datagram: of DNS, NTP, TFTP and others."
 )
 def test_answers_are_never_answered(server: NameServer) -> None:
     """A message with QR set gets no reply, be it an answer, an error, or broken."""
