@@ -11,6 +11,7 @@ import selectors
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 from harness.wire.network import Network
 from harness.wire.tape import Kind, Transport
@@ -22,6 +23,7 @@ CHUNK = 1 << 18
 SMALL_BUFFER, SMALL_SEGMENT = 4096, 536  # bytes
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
+DELACK_MAX, SHORT_DELAY = 46, 10_000  # TCP_DELACK_MAX_US of <linux/tcp.h>, since Linux 6.15; microseconds
 
 
 class Connection:
@@ -117,6 +119,10 @@ class Connection:
     def stop_reading(self) -> None:
         self._not_reading = self.network.record.hold(self.name, "stops reading")
         self.reading = False
+        if QUICKACK is not None:
+            # What nobody reads is acknowledged late, 40 ms where that can't be set, and a writer may wait for it.
+            with suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, DELACK_MAX, SHORT_DELAY)
         self._refresh()
 
     def read_again(self) -> None:
