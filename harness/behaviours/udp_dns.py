@@ -586,7 +586,7 @@ def test_many_clients_with_one_id(server: NameServer) -> None:
         server.assert_answered(guest, query, client.answer_to(query))
     server.solution.settled()
     surplus = [client.name for client in clients if client.arrived or client.answers]
-    assert not surplus, f"one answer is owed for one question, and more came to {', '.join(surplus)}"
+    assert not surplus, f"one answer is owed for one question, and {len(surplus)} clients got more"
 
 
 @behaviour(stage=3, source=rfc(1035, "4.2.1", "UDP usage"), needs="answers_with_the_whole_rrset")
