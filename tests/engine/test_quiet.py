@@ -121,15 +121,14 @@ def _both_ways(connection: Connection) -> list[tuple[Address, Address]]:
 def test_output_that_the_harness_does_not_read_settles(run, name):
     sample = run(name)
     connection = sample.connect(receive_buffer=4096)
-    connection.reading = False
+    connection.stop_reading()
     connection.send(sample.request("big", 3_000_000))
     sample.settled()
     assert not connection.inbox
     theirs, ours = (sample.watch.tcp.lookup(*ends) for ends in _both_ways(connection))
     acknowledged = theirs.bytes_sent - theirs.bytes_retrans - (theirs.wqueue - theirs.notsent)
     assert acknowledged == ours.bytes_received, "quiet, but once it hears of them the writer goes on"
-    connection.reading = True
-    sample.network.refresh(connection)
+    connection.read_again()
     sample.settled()
     assert answered(connection)
 
