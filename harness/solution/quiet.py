@@ -12,9 +12,10 @@ that nothing happens now: a timer that is due is named by `next_timer`, and kern
 timers that can't be seen. Both ends of a connection are asked the same, so it does not matter
 whether the harness or the solution opened it. What has arrived at the harness must be acknowledged: a
 writer may sleep until it is. The solution's own delayed acknowledgements are not waited for. Of UDP no
-datagram may be on its way or lie unread at a port that the harness sends to. Blind spot: of several
+datagram may be on its way or lie unread at a port that the harness sends to. Blind spots: of several
 listeners on one port (SO_REUSEPORT) the accept queue of one is seen; an open connection is known to wait
-in another by having no owner.
+in another by having no owner. And where the harness does not read, the kernel's own timer may send some
+last bytes into what is left of the window, and wake the writer once more.
 """
 
 from __future__ import annotations
