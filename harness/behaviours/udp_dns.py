@@ -12,7 +12,7 @@ import struct
 
 import pytest
 
-from harness.behaviour import Source, behaviour, hints, rfc
+from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.dns_client import (
     HEADER,
     QR,
@@ -30,7 +30,7 @@ from harness.peers.dns_client import (
     same,
     wire_name,
 )
-from harness.peers.zone_file import ZoneFile, ZoneRecord, as_owned_by
+from harness.peers.zone_file import TTL, ZoneFile, ZoneRecord, as_owned_by
 from harness.solution.program import Solution
 
 MIB = 1 << 20
@@ -38,9 +38,11 @@ SMALLEST, EVERYWHERE = 512, 1232  # bytes: what fits into any datagram, and what
 OPCODES = {"STATUS": 2, "unassigned": 7}
 CHAOS = 3
 UNKNOWN_TYPE = 65280
-MANY_NAMES = 20_000
-LARGEST_RATIO = 12  # of a look-up in a large zone to a refusal, in CPU time
+GUESTS, MANY_NAMES = 100, 20_000  # names with an address each
+LARGEST_RATIO = 10  # of a look-up in a large zone to a refusal, in CPU time
+SHORT_LIFE = 30  # seconds: the TTL of the SOA record in the large zone, below any MINIMUM
 UNREAD_BOUND = 16 * MIB
+LONGEST_WORK = 1.0  # seconds of CPU time, for one message
 
 
 def brief(rule: str, words: str) -> Source:
@@ -54,7 +56,8 @@ class Zone(ZoneFile):
     def fill(self) -> None:
         serial, minimum = self.chance.randrange(1, 1 << 31), self.chance.randrange(60, 900)
         numbers = f"{serial} 7200 900 1209600 {minimum}"
-        self.add("", "SOA", f"{self.name('ns')} {self.name('hostmaster')} {numbers}")
+        life = SHORT_LIFE if self.filling else TTL
+        self.add("", "SOA", f"{self.name('ns')} {self.name('hostmaster')} {numbers}", ttl=life)
         self.add("", "NS", self.name("ns"), self.name("mail"), ttl=7200)
         self.add("", "MX", f"10 {self.name('mail')}", f"20 {self.name('ns')}", ttl=1800)
         self.add("ns", "A", self.ipv4())
@@ -66,6 +69,8 @@ class Zone(ZoneFile):
         self._fill_tree()
         self.add("large", "TXT", *(f'"{self.text(125)}"' for _ in range(6)))
         self.add("giant", "TXT", *(f'"{self.text(250)}"' for _ in range(60)))
+        for number in range(GUESTS):
+            self.add(f"guest{number}", "A", f"10.0.0.{number}")
         self.records += [
             ZoneRecord(f"host-{number}.{self.origin}", 60, "A", f"10.1.{number >> 8}.{number & 255}")
             for number in range(self.filling)
@@ -87,6 +92,7 @@ class Zone(ZoneFile):
         self.add("*.wild", "A", self.ipv4())
         self.add("*.wild", "TXT", f'"{self.text(20)}"')
         self.add("known.wild", "TXT", f'"{self.text(20)}"')
+        self.add("leaf.inner.wild", "A", self.ipv4())
         self.add("*.pointing", "CNAME", self.name("www"))
         self.add("child", "NS", self.name("ns.child"), "ns.elsewhere.invalid.", ttl=1200)
         self.add("ns.child", "A", self.ipv4(), ttl=1200)
@@ -119,15 +125,32 @@ class NameServer:
         """A name that nobody has asked for yet, one label below that of `path`."""
         return f"{self.word()}.{self.zone.name(path)}"
 
-    def wild(self, query: Query) -> list[ZoneRecord]:
-        """What the wildcard owes for a question below it."""
-        name = ".".join(label.decode() for label in query.labels) + "."
-        return as_owned_by(name, self.zone.rrset("*.wild", "A"))
+    def assert_answered(self, guest: int, query: Query, answer: Answer) -> None:
+        """This is the answer to this question, for the address of one of many names."""
+        assert answer.question == query.question, f"{query} was asked, and another question was answered"
+        assert_answer(answer, self.zone.rrset(f"guest{guest}", "A"))
 
     def still_answers(self, asker: Asker | None = None, why: str = "others are still served") -> None:
         """The permitted twin of whatever was refused: an ordinary question gets its answer."""
         answer = (asker or self.client("bystander")).resolve(self.zone.name("www"))
         assert same(answer.answer) == same(self.zone.rrset("www", "A")), f"{why}: owed is the address of www"
+
+    def unhindered_by(self, client: DnsClient, data: bytes, what: str) -> None:
+        """Send a message, and see that somebody else is answered before it has cost the server a second."""
+        bystander, worked = self.client("bystander"), self.solution.effort()
+        client.send(data)
+        query = bystander.ask(self.zone.name("www"))
+        self.solution.until(
+            lambda: bystander.arrived or self.solution.effort() > worked + LONGEST_WORK,
+            f"an answer after {what}",
+            "bystander",
+        )
+        assert bystander.arrived, (
+            f"{what} keeps the server busy for {LONGEST_WORK} s of CPU time, and nobody is answered"
+        )
+        assert same(bystander.answer_to(query).answer) == same(self.zone.rrset("www", "A")), (
+            f"others are still served after {what}: owed is the address of www"
+        )
 
 
 @pytest.fixture
@@ -272,7 +295,7 @@ def test_other_zones_are_refused(server: NameServer) -> None:
     for name in ("www.example.invalid.", "test.", f"x{zone.origin}", f"www.x{zone.origin}", "."):
         answer = client.resolve(name)
         assert answer.rcode == "REFUSED", f"REFUSED is owed for {name}, and came {answer.rcode}"
-        assert not answer.answer, f"nothing is known of {name}, and came {listed(answer.answer)}"
+        assert not answer.everything(), f"nothing is known of {name}, and came {listed(answer.everything())}"
         assert not answer.authoritative, f"AA must be clear: this server is no authority for {name}"
     server.still_answers(client)
 
@@ -287,9 +310,28 @@ def test_other_zones_are_refused(server: NameServer) -> None:
     "Send that SOA record with TTL min(its own TTL, the MINIMUM field at the end of its data).",
 )
 def test_negative_ttl(server: NameServer) -> None:
-    """The SOA record of a negative answer has the smaller of its own TTL and its MINIMUM; asked for, it has its own."""
+    """The SOA record of a negative answer has its MINIMUM as TTL where that is smaller; asked for, it has its own."""
+    assert_negative_ttl(server, owed=int(server.zone.soa.data.split()[-1]))
+
+
+@behaviour(
+    stage=2,
+    hidden=True,
+    source=rfc(2308, "3", "Negative Answers from Authoritative Servers"),
+    needs="negative_ttl",
+    settings={"FILLING": MANY_NAMES},
+)
+@incident(
+    "CoreDNS and dnsjava took MINIMUM alone for the time that a denial may be kept (coredns/coredns#2158, "
+    "dnsjava/dnsjava#190)."
+)
+def test_negative_ttl_below_the_minimum(server: NameServer) -> None:
+    """Where the SOA record's own TTL is below its MINIMUM, a negative answer is kept no longer than that."""
+    assert_negative_ttl(server, owed=SHORT_LIFE)
+
+
+def assert_negative_ttl(server: NameServer, owed: int) -> None:
     zone, client = server.zone, server.client()
-    owed = min(zone.soa.ttl, int(zone.soa.data.split()[-1]))
     for name, kind in [(zone.name("missing"), "A"), (zone.name("www"), "AAAA")]:
         answer = client.resolve(name, kind)
         ttls = [record.ttl for record in answer.authority if record.kind == "SOA"]
@@ -336,6 +378,10 @@ def test_where_an_alias_ends(server: NameServer) -> None:
     "It does: whoever is told NXDOMAIN may conclude that nothing is below it either (RFC 8020).",
     "When you load the zone, enter every name between a record's owner and the origin, with no records.",
 )
+@incident(
+    "Mess with DNS said NXDOMAIN for such names (jvns/mess-with-dns#8); since RFC 8020 a resolver may conclude that "
+    "everything below is missing, too."
+)
 def test_empty_non_terminal_exists(server: NameServer) -> None:
     """A name without records that has names below it exists: NOERROR without data, and not NXDOMAIN."""
     zone, client = server.zone, server.client()
@@ -346,6 +392,11 @@ def test_empty_non_terminal_exists(server: NameServer) -> None:
 
 
 @behaviour(stage=2, source=rfc(1034, "4.3.3", "Wildcards"), needs=("nodata", "alias_is_followed"))
+@hints(
+    "Which name owns a record that nobody wrote down?",
+    "If a name is missing, look for `*` below the closest ancestor that exists; its records answer for the name.",
+    "In `find`: at the first label that is missing return the node of (b'*', *parent); `answer` keeps the asked name.",
+)
 def test_wildcard(server: NameServer) -> None:
     """A wildcard answers for names below it with the name that was asked for, at any depth, and also with an alias."""
     zone, client = server.zone, server.client()
@@ -362,18 +413,25 @@ def test_wildcard(server: NameServer) -> None:
     "Find the closest name above that exists; only the `*` directly below that one counts.",
     "Walk down from the origin; at the first label that is missing look for `*` there, and nowhere higher.",
 )
+@incident("CoreDNS answered below an empty non-terminal with the wildcard above it (coredns/coredns#8223).")
 def test_wildcard_yields_to_what_exists(server: NameServer) -> None:
     """A wildcard does not answer for a name that exists, for anything below such a name, or for its own parent."""
     zone, client = server.zone, server.client()
     name = server.below("wild")
     assert_answer(client.resolve(name, "TXT"), as_owned_by(name, zone.rrset("*.wild", "TXT")))
 
-    assert_negative(zone, client.resolve(zone.name("known.wild")), "NOERROR")
-    assert_negative(zone, client.resolve(server.below("known.wild")), "NXDOMAIN")
+    for path in ("known.wild", "inner.wild"):
+        assert_negative(zone, client.resolve(zone.name(path)), "NOERROR")
+        assert_negative(zone, client.resolve(server.below(path)), "NXDOMAIN")
     assert_negative(zone, client.resolve(zone.name("wild")), "NOERROR")
 
 
 @behaviour(stage=2, source=rfc(1034, "4.3.2", "Algorithm"), needs="answers_with_the_whole_rrset")
+@hints(
+    "Who is the authority below `child`, and how does a resolver get there?",
+    "NS records below the origin end the search: they go to the authority section, and AA stays clear.",
+    "For each of these servers put all its A and AAAA records of the file into the additional section.",
+)
 def test_delegation(server: NameServer) -> None:
     """Names below a zone cut get a referral: no answer, no AA, the NS records as authority, and their glue."""
     zone, client = server.zone, server.client()
@@ -487,30 +545,27 @@ def test_label_with_a_dot(server: NameServer) -> None:
     assert_answer(client.resolve((first, second, *rest)), zone.rrset("leaf.between", "A"))
 
 
-@behaviour(stage=2, hidden=True, source=rfc(1035, "4.1.1", "Header section format"), needs="header_fits_the_query")
-def test_unknown_opcode_and_class(server: NameServer) -> None:
-    """An opcode other than QUERY gets NOTIMP with that opcode, and a class other than IN an error without data."""
+@behaviour(
+    stage=2,
+    hidden=True,
+    source=brief("D10", "opcodes, classes and transfers"),
+    needs=("header_fits_the_query", "tcp_gives_the_same"),
+)
+def test_what_is_not_served(server: NameServer) -> None:
+    """An opcode other than QUERY gets NOTIMP, other classes and AXFR an error too, and nobody gets a record for it."""
     zone, client = server.zone, server.client()
     for name, opcode in OPCODES.items():
         answer = client.resolve(zone.name("www"), flags=opcode << 11)
         assert answer.rcode == "NOTIMP", f"NOTIMP is owed for opcode {opcode} ({name}), and came {answer.rcode}"
         assert answer.opcode == opcode, f"the opcode is copied from the query: {opcode}, and not {answer.opcode}"
-        assert not answer.answer, "what another opcode means is unknown; no data is owed"
-    answer = client.resolve(zone.name("www"), class_=CHAOS)
-    assert answer.rcode in ("REFUSED", "NOTIMP", "NOTAUTH"), f"class CH is not served: {answer.rcode}"
-    assert not answer.everything(), f"the records of class IN are no answer for class CH: {listed(answer.everything())}"
+        assert not answer.everything(), "what another opcode means is unknown; no data is owed"
+    for what, answer in {
+        "class CH": client.resolve(zone.name("www"), class_=CHAOS),
+        "AXFR": server.stream().resolve(zone.origin, "AXFR"),
+    }.items():
+        assert answer.rcode in ("REFUSED", "NOTIMP", "NOTAUTH"), f"{what} is not served, and came {answer.rcode}"
+        assert not answer.everything(), f"no record is owed for {what}, and came {listed(answer.everything())}"
     server.still_answers(client)
-
-
-@behaviour(stage=2, hidden=True, source=rfc(5936, "5", "Authorization"), needs="tcp_gives_the_same")
-def test_no_zone_transfer(server: NameServer) -> None:
-    """A request for the whole zone (AXFR) gets an error and not one record."""
-    stream = server.stream()
-
-    answer = stream.resolve(server.zone.origin, "AXFR")
-
-    assert answer.rcode in ("REFUSED", "NOTIMP", "NOTAUTH"), f"REFUSED is owed for AXFR, and came {answer.rcode}"
-    assert not answer.answer, f"no record is owed to a stranger, and came {listed(answer.answer)}"
     server.still_answers(server.stream())
 
 
@@ -525,27 +580,25 @@ def test_many_clients_with_one_id(server: NameServer) -> None:
     clients = [server.client(f"client-{number}") for number in range(40)]
     id_ = server.chance.randrange(1 << 16)
     with server.solution.frozen():
-        asked = [(client, client.ask(server.below("wild"), id=id_)) for client in clients]
+        queries = [client.ask(server.zone.name(f"guest{guest}"), id=id_) for guest, client in enumerate(clients)]
 
-    for client, query in asked:
-        answer = client.answer_to(query)
-        assert answer.question == query.question, f"{client.name} asked {query}, and was answered for another"
-        assert_answer(answer, server.wild(query))
-    assert not [client.name for client in clients if client.take_all()], "one answer is owed for one question"
+    for guest, (client, query) in enumerate(zip(clients, queries, strict=True)):
+        server.assert_answered(guest, query, client.answer_to(query))
+    server.solution.settled()
+    surplus = [client.name for client in clients if client.arrived or client.answers]
+    assert not surplus, f"one answer is owed for one question, and {len(surplus)} clients got more"
 
 
 @behaviour(stage=3, source=rfc(1035, "4.2.1", "UDP usage"), needs="answers_with_the_whole_rrset")
 def test_many_questions_of_one_client(server: NameServer) -> None:
     """A hundred questions of one socket that wait at the same time all get their answers, each with its own id."""
     client = server.client()
-    ids = server.chance.sample(range(1 << 16), 100)
+    ids = server.chance.sample(range(1 << 16), GUESTS)
     with server.solution.frozen():
-        queries = [client.ask(server.below("wild"), id=id_) for id_ in ids]
+        queries = [client.ask(server.zone.name(f"guest{guest}"), id=id_) for guest, id_ in enumerate(ids)]
 
-    for query in queries:
-        answer = client.answer_to(query)
-        assert answer.question == query.question, f"id {query.id} belongs to {query}"
-        assert_answer(answer, server.wild(query))
+    for guest, query in enumerate(queries):
+        server.assert_answered(guest, query, client.answer_to(query))
     assert not client.take_all(), "one answer is owed for one question"
 
 
@@ -559,10 +612,10 @@ def test_tcp_pipelining(server: NameServer) -> None:
     """Thirty questions in one segment all get their answers, and one that comes byte by byte gets its own."""
     stream, zone = server.stream(), server.zone
     ids = server.chance.sample(range(1 << 16), 30)
-    queries = [stream.query(server.below("wild"), id=id_) for id_ in ids]
+    queries = [stream.query(zone.name(f"guest{guest}"), id=id_) for guest, id_ in enumerate(ids)]
     stream.send_raw(b"".join(framed(query.to_wire()) for query in queries), "30 queries in one segment")
-    for query in queries:
-        assert stream.answer_to(query).question == query.question, f"id {query.id} belongs to {query}"
+    for guest, query in enumerate(queries):
+        server.assert_answered(guest, query, stream.answer_to(query))
 
     query = stream.query(zone.name("www"))
     data = framed(query.to_wire())
@@ -634,6 +687,10 @@ def test_slow_reader_blocks_nobody(server: NameServer) -> None:
     "Look at the QR bit before anything else, also before you complain about the rest.",
     "In `respond`: return None if flags & 0x8000, above the checks that send FORMERR or NOTIMP.",
 )
+@incident(
+    "In 2024 some 300,000 hosts were found whose servers answer each other's errors without end, set going by a single "
+    "forged datagram: of DNS, NTP, TFTP and others."
+)
 def test_answers_are_never_answered(server: NameServer) -> None:
     """A message with QR set gets no reply, be it an answer, an error, or broken."""
     client = server.client("mirror")
@@ -685,6 +742,7 @@ def test_malformed_gets_formerr(server: NameServer) -> None:
         client.send(struct.pack(">H", number) + data[2:])
         server.solution.until(lambda: client.arrived, f"FORMERR for {what}", client.name)
         reply = client.arrived.pop()
+        assert len(reply) >= HEADER.size, f"a header has {HEADER.size} bytes, and {len(reply)} came for {what}"
         id_, flags, *_ = HEADER.unpack_from(reply)
         assert (id_, flags & (QR | 0xF)) == (number, QR | 1), (
             f"FORMERR is owed for {what}, and came {Answer.parse(reply)}"
@@ -720,18 +778,17 @@ def test_pointers_lead_nowhere(server: NameServer) -> None:
         "cut off": b"\xc0",
     }
     for number, (where, name) in enumerate(names.items(), 2000):
-        client.send(HEADER.pack(number, 0, 1, 0, 0, 0) + name + tail)
+        server.unhindered_by(client, HEADER.pack(number, 0, 1, 0, 0, 0) + name + tail, f"a name that points {where}")
         for reply in client.take_all():
             assert reply.id == number, f"the id of the query is owed, {number}, and came {reply.id}"
             assert reply.rcode == "FORMERR", f"a name that points {where} is no name: FORMERR, and came {reply}"
-        server.still_answers(why=f"after a name that points {where}")
 
 
 @behaviour(
     stage=4, hidden=True, source=brief("D10", "one question, one answer at most"), needs="malformed_gets_formerr"
 )
 def test_noise(server: NameServer) -> None:
-    """Random and damaged messages get at most one reply each, never a larger one than a question allows."""
+    """Random and damaged messages get at most one reply each, never to an answer, and never above 512 bytes."""
     client = server.client("noise")
     sound = client.query(server.zone.name("large"), "TXT").to_wire()
     sent: dict[int, bytes] = {}
@@ -748,9 +805,10 @@ def test_noise(server: NameServer) -> None:
     assert len(ids) == len(set(ids)), "one message gets one reply at most"
     assert set(ids) <= set(sent), "a reply has the id of a message that was sent"
     for id_, reply in zip(ids, replies, strict=True):
+        assert len(reply) >= HEADER.size, f"a header has {HEADER.size} bytes, and a reply of {len(reply)} came"
         assert reply[2] & 0x80, "a reply has QR set"
         assert not sent[id_][2] & 0x80, "an answer is never answered"
-        assert len(reply) <= SMALLEST or len(sent[id_]) > HEADER.size, "no large reply to what asks for nothing"
+        assert len(reply) <= SMALLEST, f"nobody has said that he takes more than 512 bytes, and {len(reply)} came"
     server.still_answers(client)
 
 
@@ -776,7 +834,7 @@ def test_cut_connections(server: NameServer) -> None:
     server.still_answers(server.stream("first"))
     server.solution.settled()
     before = server.solution.sockets()
-    for number in range(20):
+    for number in range(12):  # each size with each ending
         stream = server.stream(f"cut-{number}")
         data = framed(stream.query(server.zone.name("giant"), "TXT").to_wire())
         stream.send_raw(data[: (1, 2, 20, len(data))[number % 4]], "part of a query")
@@ -859,24 +917,25 @@ def test_stops_and_starts_again(server: NameServer) -> None:
 )
 def test_lookups_do_not_scan(server: NameServer) -> None:
     """In a zone of 20,000 names a look-up costs hardly more than a refusal: it does not walk through the zone."""
-    client, origin = server.client(), server.zone.origin
+    client, zone = server.client(), server.zone
 
-    def cost(*names: str) -> float:
-        """CPU seconds for the answers to 200 questions."""
-        before = server.solution.cpu_seconds()
-        for _ in range(4):
-            queries = [client.ask(names[number % len(names)], id=number) for number in range(50)]
-            for query in queries:
+    def cost(name: str) -> float:
+        """CPU seconds for 20 answers, the best of 3 times: a collector or a compiler is at work now and then only."""
+        costs = []
+        for _ in range(3):
+            before = server.solution.cpu_seconds()
+            for query in [client.ask(name, id=number) for number in range(20)]:
                 client.answer_to(query)
-        return server.solution.cpu_seconds() - before
+            costs.append(server.solution.cpu_seconds() - before)
+        return min(costs)
 
-    last = f"host-{MANY_NAMES - 1}.{origin}"
-    assert_answer(client.resolve(last), [record for record in server.zone.records if record.owner == last])
+    last = f"host-{MANY_NAMES - 1}.{zone.origin}"
+    assert_answer(client.resolve(last), [record for record in zone.records if record.owner == last])
     refusal = cost("www.example.invalid.")
-    lookups = cost(last, f"nobody.{origin}", server.zone.name("between"), server.below("wild"))
-
-    bound = f"{LARGEST_RATIO} times the CPU time of 200 refusals is allowed for 200 look-ups"
-    assert lookups <= LARGEST_RATIO * refusal, f"{bound}, and it took {lookups / refusal:.0f} times as much"
+    for name in (last, f"nobody.{zone.origin}", zone.name("between"), server.below("wild")):
+        ratio = cost(name) / refusal
+        bound = f"a look-up may cost {LARGEST_RATIO} times the CPU time of a refusal"
+        assert ratio <= LARGEST_RATIO, f"{bound}, and {name} cost {ratio:.0f} times as much"
 
 
 @behaviour(stage=5, points=4, hidden=True, source=brief("D13", "scale"), needs="slow_reader_blocks_nobody")

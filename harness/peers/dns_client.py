@@ -123,10 +123,8 @@ class Answer:
         (count,) = struct.unpack_from(">H", self.data, 4)
         if count != 1:
             return b""
-        end = HEADER.size
-        while size := self.data[end]:
-            end += 1 + size
-        return self.data[HEADER.size : end + 5]
+        _, size = dns.name.from_wire(self.data, HEADER.size)
+        return self.data[HEADER.size : HEADER.size + size + 4]
 
     @property
     def authoritative(self) -> bool:

@@ -10,10 +10,12 @@ The rule, each part of which was needed in practice (threads alone call a half-s
 `look` answers at once and never waits; who wants to wait asks again (`harness.waiting`). Quiet says
 that nothing happens now: a timer that is due is named by `next_timer`, and kernel.py lists the
 timers that can't be seen. Both ends of a connection are asked the same, so it does not matter
-whether the harness or the solution opened it. An empty send queue is not asked for: it would wait
-for delayed acknowledgements. Of UDP no datagram may be on its way or lie unread at a port that the
-harness sends to. Blind spot: of several listeners on one port (SO_REUSEPORT) the accept
-queue of one is seen; an open connection is known to wait in another by having no owner.
+whether the harness or the solution opened it. What has arrived at the harness must be acknowledged: a
+writer may sleep until it is. The solution's own delayed acknowledgements are not waited for. Of UDP no
+datagram may be on its way or lie unread at a port that the harness sends to. Blind spots: of several
+listeners on one port (SO_REUSEPORT) the accept queue of one is seen; an open connection is known to wait
+in another by having no owner. And where the harness does not read, the kernel's own timer may send some
+last bytes into what is left of the window, and wake the writer once more.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ class End(Protocol):
     received: int
 
     def fileno(self) -> int: ...
+
+    def acknowledge(self) -> None: ...
 
 
 class DatagramEnd(Protocol):
@@ -193,6 +197,9 @@ class Watch:
             yield Unsettled(f"{name} is not accepted", (end.local, theirs))
         if ours and not unread and not _delivered(ours, theirs):
             yield Unsettled(f"input of the solution is on its way, on {name}")
+        if ours and end.fileno() >= 0 and _unacknowledged(theirs, ours):
+            end.acknowledge()
+            yield Unsettled(f"output of the solution is not acknowledged yet, on {name}")
         if ours and end.fileno() >= 0 and not _delivered(theirs, ours):
             stalled = None if end.reading else (end.local, theirs, ours)
             yield Unsettled(f"output of the solution is on its way, on {name}", stalled)
@@ -211,6 +218,15 @@ def _delivered(sender: TcpEnd, receiver: TcpEnd) -> bool:
         return sender.wqueue == 0
     sent = sender.bytes_sent - sender.bytes_retrans
     return sender.notsent == 0 and receiver.bytes_received >= sent
+
+
+def _unacknowledged(sender: TcpEnd, receiver: TcpEnd) -> bool:
+    """Has something arrived of which the sender has not heard? Until then it may neither send nor take more."""
+    if not (sender.counted and receiver.counted) or sender.state not in OPEN:
+        return False
+    in_flight = sender.wqueue - sender.notsent
+    acknowledged = sender.bytes_sent - sender.bytes_retrans - in_flight
+    return in_flight > 0 and receiver.bytes_received > acknowledged
 
 
 class Settle:

@@ -11,6 +11,7 @@ import selectors
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 from harness.verdicts import LimitReached
 from harness.wire.network import Network
@@ -24,6 +25,7 @@ FLOOD = 64 << 20  # bytes that came and nobody could take
 SMALL_BUFFER, SMALL_SEGMENT = 4096, 536  # bytes
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
+DELACK_MAX, SHORT_DELAY = 46, 10_000  # TCP_DELACK_MAX_US of <linux/tcp.h>, since Linux 6.15; microseconds
 
 
 class Connection:
@@ -119,12 +121,21 @@ class Connection:
     def stop_reading(self) -> None:
         self._not_reading = self.network.record.hold(self.name, "stops reading")
         self.reading = False
+        if QUICKACK is not None:
+            # What nobody reads is acknowledged late, 40 ms where that can't be set, and a writer may wait for it.
+            with suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, DELACK_MAX, SHORT_DELAY)
         self._refresh()
 
     def read_again(self) -> None:
         self.network.record.release(self.name, "reads again", self._not_reading)
         self.reading = True
         self._refresh()
+
+    def acknowledge(self) -> None:
+        """Have the kernel acknowledge what has arrived now, and not a while later."""
+        if QUICKACK is not None:
+            self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
     def close(self) -> None:
         if self.closed:
@@ -222,8 +233,7 @@ class Connection:
         except OSError as error:
             self._fail(error)
             return True
-        if QUICKACK is not None:
-            self.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        self.acknowledge()
         if data:
             self.received += len(data)
             self.inbox += data

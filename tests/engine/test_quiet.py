@@ -11,9 +11,10 @@ from functools import partial
 import pytest
 
 from harness.solution import diag, kernel, quiet, thread
-from harness.solution.diag import ProcNetTcp
+from harness.solution.diag import Address, ProcNetTcp
 from harness.solution.kernel import shown
 from harness.solution.quiet import SETTLE, Look, SettleWatch, Watch, watch
+from harness.wire.tcp import Connection
 
 from .samples import ALL, Sample, answered
 
@@ -112,16 +113,22 @@ def test_a_half_sent_answer_is_not_quiet(run, name):
     assert len(connection.inbox) > 3_000_000
 
 
+def _both_ways(connection: Connection) -> list[tuple[Address, Address]]:
+    return [(connection.remote, connection.local), (connection.local, connection.remote)]
+
+
 @pytest.mark.parametrize("name", ["loop.py", "threads.py", "prefork.py"])
 def test_output_that_the_harness_does_not_read_settles(run, name):
     sample = run(name)
     connection = sample.connect(receive_buffer=4096)
-    connection.reading = False
+    connection.stop_reading()
     connection.send(sample.request("big", 3_000_000))
     sample.settled()
     assert not connection.inbox
-    connection.reading = True
-    sample.network.refresh(connection)
+    theirs, ours = (sample.watch.tcp.lookup(*ends) for ends in _both_ways(connection))
+    acknowledged = theirs.bytes_sent - theirs.bytes_retrans - (theirs.wqueue - theirs.notsent)
+    assert acknowledged == ours.bytes_received, "quiet, but once it hears of them the writer goes on"
+    connection.read_again()
     sample.settled()
     assert answered(connection)
 

@@ -31,6 +31,10 @@ class Connection:
     sent: int = 0
     received: int = 0
     closed: bool = False
+    acknowledged: int = 0
+
+    def acknowledge(self) -> None:
+        self.acknowledged += 1
 
     def fileno(self) -> int:
         return -1 if self.closed else 5
@@ -116,6 +120,14 @@ ON_ITS_WAY = [
     ("output of the solution is on its way", {}, end(), end(notsent=1)),
     ("output of the solution is on its way", {}, end(), end(diag.FIN_WAIT1, inode=0)),
     ("output of the solution is on its way", {}, end(counted=False), end(counted=False, wqueue=1)),
+    ("output of the solution is not acknowledged", {}, end(received=9), end(sent=9, wqueue=9)),
+    ("output of the solution is not acknowledged", {"reading": False}, end(received=9), end(sent=9, wqueue=9)),
+    (
+        "output of the solution is not acknowledged",
+        {"reading": False},
+        end(received=9),
+        end(sent=9, wqueue=7, notsent=5),
+    ),
     ("the reset", {"reset": True, "closed": True}, None, end()),
 ]
 
@@ -127,12 +139,22 @@ def test_on_its_way_however_long_it_takes(watch, because, flags, ours, theirs):
     assert for_ever
 
 
+def test_what_has_arrived_is_acknowledged_at_once(watch):
+    connection = Connection(reading=False)
+    verdict(watch, [connection], Tables(end(received=9), end(sent=9, wqueue=9)))
+    assert connection.acknowledged == 1
+    verdict(watch, [connection], Tables(end(received=9), end(sent=9)))
+    assert connection.acknowledged == 1
+
+
 MAY_STAY_SO = [
     ("4 bytes of input are not read", {}, end(sent=4), end(rqueue=4, received=4)),
     ("4 bytes of input are not read", {}, end(sent=9, notsent=5), end(rqueue=4, received=4)),
     ("4 bytes of input are not read", {}, end(diag.FIN_WAIT2), end(diag.CLOSE_WAIT, rqueue=5)),
     ("the connection 50000-20000 is not accepted", {}, end(), end(inode=0)),
     ("output of the solution is on its way", {"reading": False}, end(), end(sent=9, notsent=9)),
+    ("output of the solution is on its way", {"reading": False}, end(received=4), end(sent=4, wqueue=9, notsent=9)),
+    ("output of the solution is on its way", {"reading": False}, end(received=4), end(sent=9, wqueue=5)),
 ]
 
 
