@@ -18,25 +18,22 @@ import pytest
 from harness import waiting
 from harness.behaviour import Source, behaviour, hints, rfc
 from harness.solution.program import Solution
-from harness.verdicts import NotReached
+from harness.verdicts import Broken, NotReached
 from harness.wire.raw_http import Answer, RawClient, chunks, head, request
 
 KIB, MIB = 1 << 10, 1 << 20
 BULK = 512 * KIB  # of a file that the kernel does not take for a client that does not read
 MAX_TARGET, MAX_FIELDS, MAX_BODY = 8000, 16384, MIB  # as kata.toml has them
-TIMEOUT = 150  # ms
+TIMEOUT = 100  # ms; on a slow machine it becomes more
 TIMED = {"REQUEST_TIMEOUT_MS": TIMEOUT, "KEEP_ALIVE_MS": TIMEOUT}
 HASTY = {"SHUTDOWN_MS": 100}
-DRIP, DRIPS = 25, 60  # ms from byte to byte of a client that never comes to an end: ten times TIMEOUT in all
+READS_ON = 2.0  # seconds, at the least, for which a server reads what comes behind its last response
 CROWD = 120
 HOST = "kata.example"
 
 
 def brief(rule: str, words: str) -> Source:
     return Source(f"README {rule}, {words}")
-
-
-SMUGGLING = rfc(9112, "11.2", "Request Smuggling")
 
 
 class Server:
@@ -111,21 +108,24 @@ class Server:
         """
         client = self.client("odd client")
         client.send(data + request("GET", "/echo", "X-Next: yes"))
-        reply = client.response()
+        reply = client.response(f"a response: {why}")
         if reply.status != 200:
             assert reply.status == 400, f"{why}: an answer or 400 is owed, and came {reply}"
             rest = client.until_end(f"the end of the connection after the 400: {why}")
             assert not rest, f"{why}: nothing is answered behind a refusal, and came {rest}"
             return None
-        behind = understood(client.response())
+        behind = understood(client.response(f"a response to the request behind it: {why}"))
         assert field(behind, "x-next") == "yes", f"{why}: the request behind it is answered next, and came {behind}"
         return understood(reply)
 
-    def stuck(self, *targets: str, size: int) -> RawClient:
-        """A client that asks for these files and reads nothing; the kernel takes less than `size` bytes for it."""
+    def stuck(self, *targets: str, size: int, last: bytes = b"") -> RawClient:
+        """A client that asks for these files and reads nothing; the kernel takes less than `size` bytes for it.
+
+        `last` is another request, sent behind those for the files.
+        """
         slow = self.client("slow", slow=True)
         slow.connection.stop_reading()
-        slow.send(b"".join(request("GET", target) for target in targets))
+        slow.send(b"".join(request("GET", target) for target in targets) + last)
         self.solution.settled()
         if self.solution.kernel_holds(slow.connection) >= size:
             raise NotReached("the scene could not be set: the kernel takes all that the client does not read")
@@ -359,20 +359,23 @@ def test_cut_anywhere(server: Server) -> None:
     chunked = head("POST", "/echo", "Transfer-Encoding: chunked") + chunks(b"hello", b"!")
     plain = request("POST", "/echo", body=b"hello!")
     for data in (chunked, plain):
-        for cut in (cut for cut in range(1, len(data)) if set(data[cut - 1 : cut + 1]) & set(b"\r\n")):
+        ends = [cut for cut in range(1, len(data)) if set(data[cut - 1 : cut + 1]) & set(b"\r\n")]
+        for cut in (*ends, len(data) - 3):
             client.send(data[:cut])
-            server.solution.turn()
+            if cut in ends:
+                server.solution.turn()
+            else:
+                server.solution.settled()  # it is read before the rest is there
             assert not client.answered, "no response before the request is complete"
             client.send(data[cut:])
             assert understood(client.response())["body"] == "hello!", f"cut after {data[:cut][-20:]!r} it is the same"
-    for data in (chunked, plain):
-        for at in range(len(data)):
-            if at in (len(data) - 1, data.index(b"\n"), len(data) // 2):
-                server.solution.settled()
-                assert not client.answered, "no response before the request is complete"
-            client.connection.send(data[at : at + 1])
-            server.solution.turn()
-        assert understood(client.response())["body"] == "hello!", "byte by byte it is the same"
+    for at in range(len(chunked)):
+        if at in (len(chunked) - 1, chunked.index(b"\n"), len(chunked) // 2):
+            server.solution.settled()
+            assert not client.answered, "no response before the request is complete"
+        client.connection.send(chunked[at : at + 1])
+        server.solution.turn()
+    assert understood(client.response())["body"] == "hello!", "byte by byte it is the same"
 
 
 @behaviour(stage=2, source=rfc(9112, "9.3.2", "Pipelining"), needs=("keep_alive", "head_has_no_body"))
@@ -428,7 +431,7 @@ def test_expect_continue(server: Server) -> None:
     assert understood(old.response())["body"] == "hello", "and its body is read"
 
 
-LENGTHS = ["+5", "-5", "5x", "0x5", "5 5", "", "5_0", "five", "5.0", "\xb2", "5;5", "5, 6", "9" * 40]
+LENGTHS = ["+5", "-5", "5x", "0x5", "5 5", "", "5_0", "\xb2", "5, 6", "9" * 40]
 
 
 @behaviour(stage=2, points=3, source=rfc(9112, "6.3", "Message Body Length"), needs="echo_tells")
@@ -442,7 +445,7 @@ def test_bad_lengths_refused(server: Server) -> None:
     for value in LENGTHS:
         data = head("POST", "/echo", f"Content-Length: {value}") + b"hello"
         server.refuse(data, f"Content-Length: {value}", (413, 400) if value.startswith("9") else (400,))
-    for first, second in (("5", "6"), ("6", "5"), ("0", "5"), ("5", "")):
+    for first, second in (("5", "6"), ("6", "5"), ("5", "")):
         data = head("POST", "/echo", f"Content-Length: {first}", f"Content-Length: {second}") + b"hello"
         server.refuse(data, f"Content-Length {first!r} and {second!r}")
     for lines in (["Content-Length: 5, 5"], ["Content-Length: 5", "Content-Length: 5"]):
@@ -561,7 +564,13 @@ def test_bad_field_lines_refused(server: Server) -> None:
 
 @behaviour(stage=2, hidden=True, points=3, source=rfc(9112, "2.2", "Message Parsing"), needs="echo_tells")
 def test_odd_line_ends(server: Server) -> None:
-    """Folded lines, bare LF and bare CR are refused, or understood as the RFC says: as blanks or ends of a line."""
+    """An empty line before a request is ignored; folds, bare LF and bare CR are refused, or read as the RFC says."""
+    client, posts = server.client(), [request("POST", "/echo", body=body) for body in (b"one", b"two", b"three")]
+    client.send(b"\r\n" + posts[0])
+    bodies = [understood(client.response("a response, since an empty line before a request is ignored"))["body"]]
+    client.send(posts[1] + b"\r\n" + posts[2])
+    bodies += [understood(reply)["body"] for reply in client.responses(2)]
+    assert bodies == ["one", "two", "three"], f"an empty line before a request is ignored, and came {bodies}"
     folded = server.refuse_or_serve(
         f"GET /echo HTTP/1.1\r\nHost: {HOST}\r\nX-Note: a\r\n \tContent-Length: 9\r\n\r\n".encode(), "a folded line"
     )
@@ -587,12 +596,16 @@ def test_odd_line_ends(server: Server) -> None:
         f"a line with a blank before the first field is no field, and came {early}"
     )
     assert not early or field(early, "x-early") is None, f"a line with a blank before the first field is none: {early}"
-    refusals_and(server, [head("GET", "/echo", "X-Note: a")], "")
 
 
-@behaviour(stage=2, points=2, source=rfc(9112, "3.2", "Request Target"), needs="echo_tells")
+@behaviour(stage=2, points=3, source=rfc(9112, "3.2", "Request Target"), needs="echo_tells")
+@hints(
+    "Clients name their host in Host; those that take you for a proxy name it in the request line, and in Host.",
+    "HTTP/1.1 needs exactly one Host. Of `http://other.example/echo?x` the authority is the host, the rest the target.",
+    "Count the Hosts and match each; if the target begins with `http://` cut off the authority, and use it as host.",
+)
 def test_host_rules(server: Server) -> None:
-    """A request of HTTP/1.1 without Host, and any with two or with one that is no host, is 400."""
+    """HTTP/1.1 without Host is 400, two or a bad one too; the host in a target of absolute form counts instead."""
     bad = [
         ([], "no Host"),
         (["Host: a", "Host: a"], "two Hosts"),
@@ -604,29 +617,15 @@ def test_host_rules(server: Server) -> None:
     for lines, why in bad:
         reply = server.client("bad client").ask(head("GET", "/echo", *lines, host=""))
         assert reply.status == 400, f"{why}: 400 is owed, and came {reply}"
+    reply = server.client("bad client").ask(head("GET", "http://other.example/echo", host=""))
+    assert reply.status == 400, f"no Host, though the target has one: 400 is owed, and came {reply}"
     client = server.client()
     for host in (HOST, "localhost:8080", "[::1]:80", "127.0.0.1", "UPPER.example"):
         document = understood(client.ask(head("GET", "/echo", host=host)))
         assert document["host"].lower() == host.lower(), f"Host is {host}, and /echo tells {document['host']}"
-
-
-@behaviour(stage=2, hidden=True, points=2, source=rfc(9112, "3.2.2", "absolute-form"), needs="host_rules")
-@hints(
-    "Proxies send the whole URI in the request line, and every server has to take it.",
-    "Of `http://other.example/echo?x` the path and the query are the target, and the authority is the host.",
-    "If the target begins with `http://`: cut off the authority, use it as host, and ignore Host.",
-)
-def test_absolute_form(server: Server) -> None:
-    """A target in absolute form is accepted, and its host is the one that counts, not Host."""
-    server.store(b"content")
-    client = server.client()
-    document = understood(client.ask(head("GET", "http://other.example:81/echo?x=/y")))
+    document = understood(client.ask(head("GET", "HTTP://other.example:81/echo?x=/y")))
     assert document["host"] == "other.example:81", f"the host of the target counts, and /echo tells {document['host']}"
     assert document["target"] == "/echo?x=/y", f"the target is /echo?x=/y, and /echo tells {document['target']}"
-    reply = client.ask(head("GET", f"HTTP://{HOST}{server.target}"))
-    assert (reply.status, reply.body) == (200, b"content"), f"the file is owed, and came {reply}"
-    reply = server.client().ask(head("GET", "http://other.example/echo", host=""))
-    assert reply.status == 400, f"also with this form Host is there, else 400 is owed, and came {reply}"
 
 
 LINES = {
@@ -642,34 +641,41 @@ LINES = {
 }
 
 
-@behaviour(stage=2, source=rfc(9112, "3", "Request Line"), needs="echo_tells")
+GARBAGE = {
+    "a TLS handshake": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(32)) + b"\r\n\r\n",
+    "a response": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "UTF-16": "GET /echo HTTP/1.1\r\n\r\n".encode("utf-16") + b"\r\n\r\n",
+}
+
+
+@behaviour(stage=2, points=3, source=rfc(9112, "3", "Request Line"), needs="echo_tells")
 def test_bad_request_lines_refused(server: Server) -> None:
-    """A request line that is none is 400, or 501 or 505 for what is wrong in it, and the connection ends."""
+    """A request line that is none is 400, or 501 or 505, and the end; garbage costs nobody else anything."""
+    bystander = server.client("bystander")
+    bystander.send(request("POST", "/echo", body=b"half")[:-2])
     for line, why in LINES.items():
         server.refuse(line + f"\r\nHost: {HOST}\r\n\r\n".encode(), why, (400, 501, 505))
     reply = server.client("bad client").ask(head("GET", "echo"))
     assert reply.status in (400, 404), f"a target without a slash: 400 is owed, and came {reply}"
+    noise = server.chance.randbytes(4000).replace(b"\n", b"")
+    for why, data in {**GARBAGE, "noise": noise + b"\r\n\r\n"}.items():
+        client = server.client("stranger")
+        client.send(data)
+        replies = client.until_end(f"the end of the connection: {why}")
+        assert all(reply.status >= 400 for reply in replies), f"{why} is no request, and came {replies}"
+    bystander.send(b"lf")
+    assert understood(bystander.response())["body"] == "half", "a request that was under way goes on"
     refusals_and(server, [head("GET", "/echo")], "")
 
 
-@behaviour(stage=2, hidden=True, source=rfc(9112, "2.2", "Message Parsing"), needs="keep_alive")
-def test_empty_line_first(server: Server) -> None:
-    """One empty line before a request is ignored: some clients send CRLF behind a body."""
-    client = server.client()
-    assert understood(client.ask(b"\r\n" + request("POST", "/echo", body=b"one")))["body"] == "one"
-    client.send(request("POST", "/echo", body=b"two") + b"\r\n" + request("POST", "/echo", body=b"three"))
-    bodies = [understood(reply)["body"] for reply in client.responses(2)]
-    assert bodies == ["two", "three"], f"an empty line between two requests is ignored, and came {bodies}"
-
-
-@behaviour(stage=2, points=3, source=rfc(9110, "15.5.14", "413 Content Too Large"), needs="chunked_body")
+@behaviour(stage=2, points=3, source=rfc(9110, "5.4", "Field Limits"), needs="echo_tells")
 @hints(
     "Who decides how much you read: you, or the client?",
-    "Compare before you read on: line by line, and chunk by chunk.",
-    "414 beyond MAX_TARGET, 431 beyond MAX_FIELDS in all, 413 beyond MAX_BODY by length or by the sum of the chunks.",
+    "Compare before you read on, line by line.",
+    "414 as soon as the request line goes on beyond MAX_TARGET, 431 as soon as all field lines together are too much.",
 )
 def test_limits(server: Server) -> None:
-    """Within the limits a request is served; beyond them it is 414, 431 or 413, before it is complete."""
+    """Within the limits a head is served; beyond them it is 414 or 431, before it is complete."""
     client, filler = server.client(), server.word()
     target = f"/echo?{filler}".ljust(MAX_TARGET, "x")
     assert understood(client.ask(head("GET", target)))["target"] == target, f"a target of {MAX_TARGET} bytes is served"
@@ -692,7 +698,7 @@ def test_limits(server: Server) -> None:
     assert 400 <= reply.status < 500, f"414 is owed for a line that does not end, and came {reply}"
 
 
-@behaviour(stage=2, hidden=True, points=3, source=rfc(9110, "15.5.14", "413 Content Too Large"), needs="limits")
+@behaviour(stage=2, hidden=True, points=3, source=rfc(9110, "15.5.14", "413 Content Too Large"), needs="chunked_body")
 def test_large_bodies(server: Server) -> None:
     """A body of MAX_BODY bytes is stored; one more, announced or in chunks, is 413, and none of it is a request."""
     whole = server.chance.randbytes(1024) * (MAX_BODY // 1024)
@@ -875,24 +881,28 @@ def test_ranges(server: Server) -> None:
 # -- stage 3: concurrency -------------------------------------------------------------------------------------------
 
 
-@behaviour(stage=3, source=brief("C5", "one connection never holds another"), needs="put_then_get")
+@behaviour(stage=3, points=4, source=brief("C5", "one connection never holds another"), needs="chunked_body")
 def test_unfinished_hold_nobody(server: Server) -> None:
-    """Requests that are not complete hold nobody else up, wherever they stop, and are answered once they are."""
-    whole = head("POST", "/echo", "Transfer-Encoding: chunked") + chunks(b"hello")
-    cuts = [0, 1, 6, 20, len(whole) - 30, len(whole) - 12, len(whole) - 4, len(whole) - 1] * 3
-    waiting_clients = []
-    for number, cut in enumerate(cuts):
-        client = server.client(f"waits {number}")
-        client.send(whole[:cut])
-        waiting_clients.append(client)
+    """Requests that are not complete hold nobody up, wherever they stop; complete, each gets its own answer."""
+    parts = []
+    for number in range(24):
+        word = f"{number} {server.word()}"
+        first = head("POST", "/echo", f"X-Mine: {word}", "Transfer-Encoding: chunked")
+        whole = first + chunks(word.encode(), b".")
+        cut = [0, 1, 20, len(first) - 1, len(first), len(first) + 5, len(whole) - 4, len(whole) - 1][number % 8]
+        parts.append((server.client(f"client {number}"), word, whole[:cut], whole[cut:]))
+    for client, _, begin, _ in parts:
+        client.send(begin)
     server.solution.settled()
     server.store(b"meanwhile")
     server.assert_stored(b"meanwhile", "others are served meanwhile")
-    assert not any(client.answered or client.over for client in waiting_clients), "who is not complete is waited for"
-    for client, cut in zip(waiting_clients, cuts, strict=True):
-        client.send(whole[cut:])
-    for client in waiting_clients:
-        assert understood(client.response())["body"] == "hello", "and is answered when it is"
+    assert not any(client.answered or client.over for client, *_ in parts), "who is not complete is waited for"
+    for client, _, _, rest in parts:
+        client.send(rest)
+    for client, word, *_ in parts:
+        document = understood(client.response())
+        came = (document["body"], field(document, "x-mine"))
+        assert came == (word + ".", word), f"{client.name} sent {word!r}, and /echo tells {came}"
 
 
 @behaviour(
@@ -955,25 +965,6 @@ def test_download_of_one_version(server: Server) -> None:
     assert reply.body == expected, f"one version is owed, {tag(reply)}, and {reply.body.count(b'new!')} parts are new"
 
 
-@behaviour(stage=3, hidden=True, points=3, source=brief("F1", "when it is complete"), needs="chunked_body")
-def test_upload_is_all_at_once(server: Server) -> None:
-    """An upload is seen by nobody before it is complete; of two that overlap the one that is complete last remains."""
-    server.store(b"before")
-    one, two = server.client("one"), server.client("two")
-    one.send(request("PUT", server.target, body=b"1111111111")[:-5])
-    server.solution.settled()
-    server.assert_stored(b"before", "half an upload is seen by nobody")
-    two.send(head("PUT", server.target, "Transfer-Encoding: chunked") + chunks(b"222", b"22")[:-5])
-    server.solution.settled()
-    server.assert_stored(b"before", "nor is half of another")
-    one.send(b"11111")
-    assert one.response().status == 204, "the first is complete"
-    server.assert_stored(b"1111111111", "the first is complete")
-    two.send(chunks(b"222", b"22")[-5:])
-    assert two.response().status == 204, "the second is complete"
-    server.assert_stored(b"22222", "the second is complete, and came last")
-
-
 @behaviour(stage=3, hidden=True, points=3, source=rfc(9112, "9.6", "Tear-down"), needs="pipelined_in_order")
 @hints(
     "The end of input is not the end of the conversation.",
@@ -984,8 +975,8 @@ def test_half_close_is_answered(server: Server) -> None:
     """A client that closes its side after its requests still gets all its answers, and then the end."""
     body = server.chance.randbytes(KIB) * (BULK // KIB)
     server.store(body)
-    client = server.stuck(server.target, server.target, size=2 * BULK)
-    client.send(request("POST", "/echo", body=b"last words"))
+    last = request("POST", "/echo", body=b"last words")
+    client = server.stuck(server.target, server.target, size=2 * BULK, last=last)
     client.connection.half_close()
     server.solution.settled()
     client.connection.read_again()
@@ -993,26 +984,6 @@ def test_half_close_is_answered(server: Server) -> None:
     assert len(replies) == 3, f"three responses are owed to a client that closed its side, and came {len(replies)}"
     assert replies[0].body == replies[1].body == body, "the answers are whole"
     assert understood(replies[2])["body"] == "last words", "also the last"
-
-
-@behaviour(stage=3, hidden=True, points=3, source=brief("C1", "each connection stands alone"), needs="keep_alive")
-def test_connections_do_not_mix(server: Server) -> None:
-    """Many connections at once, their requests in pieces: every answer is for the request of its own connection."""
-    clients = [server.client(f"client {number}") for number in range(24)]
-    for round_ in range(3):
-        bodies = [f"{number} {round_} {server.word()}".encode() for number in range(len(clients))]
-        messages = [request("POST", "/echo", f"X-Mine: {body.decode()}", body=body) for body in bodies]
-        for part in range(3):
-            with server.solution.frozen():
-                for number, (client, data) in enumerate(zip(clients, messages, strict=True)):
-                    first, second = 10 + number, len(data) - 1 - number % 7
-                    client.send((data[:first], data[first:second], data[second:])[part])
-            if part < 2:
-                server.solution.settled()
-        for client, body in zip(clients, bodies, strict=True):
-            document = understood(client.response())
-            came = (document["body"], field(document, "x-mine"))
-            assert came == (body.decode(), body.decode()), f"{client.name} sent {body!r}, and /echo tells {came}"
 
 
 # -- stage 4: faults ------------------------------------------------------------------------------------------------
@@ -1024,105 +995,143 @@ def test_connections_do_not_mix(server: Server) -> None:
     "The end of the connection completes nothing: neither a length nor chunks.",
     "If input ends before the last byte, or before the last chunk and its empty line: store nothing, and close.",
 )
-def test_cut_off_upload_stores_nothing(server: Server) -> None:
-    """An upload that breaks off, by FIN or RST, in its length or before its last chunk, changes nothing."""
+def test_upload_is_all_at_once(server: Server) -> None:
+    """An upload is seen by nobody before it is complete; one that breaks off, by FIN or RST, changes nothing."""
     server.store(b"before")
     whole = request("PUT", server.target, body=b"after, and complete")
     chunked = head("PUT", server.target, "Transfer-Encoding: chunked") + chunks(b"after", b"chunks")
-    for data in (whole[:-1], whole[:-19], chunked[:-1], chunked[:-5], chunked[:-7], chunked[:-12], chunked[:40]):
-        for ending in ("fin", "reset"):
-            client = server.client("vanishing client")
-            client.send(data)
-            server.solution.settled()
-            if ending == "fin":
-                client.connection.half_close()
-                replies = client.until_end("the end of the connection: the request broke off")
-                assert all(reply.status >= 400 for reply in replies), f"it is no success, and came {replies}"
-            else:
-                client.hang_up()
-            server.solution.settled()
-            server.assert_stored(b"before", f"{short(data[-12:])} and then a {ending} is no upload")
-    assert server.client().ask(whole).status == 204, "a complete one is stored"
-    server.assert_stored(b"after, and complete", "a complete one is stored")
-
-
-def let_time_out(server: Server, *clients: RawClient) -> None:
-    """Let ten times the time-out pass, or less if all are over: timers of the kernel can not be seen."""
-    for _ in range(DRIPS):
-        if all(client.over for client in clients):
-            return
-        waiting.elapse(server.solution, DRIP)
-
-
-def at_once(server: Server, data: bytes) -> Answer:
-    """Ask when time-outs are short: the request is there when the connection is."""
-    client = server.client("quick client")
-    with server.solution.frozen():
+    broken_off = [(data, "fin") for data in (whole[:-1], whole[:-19], chunked[:-1], chunked[:-5], chunked[:-7])]
+    broken_off += [(data, "reset") for data in (whole[:-1], chunked[:-1], chunked[:-12])]
+    for data, ending in broken_off:
+        client = server.client("vanishing client")
         client.send(data)
-    return client.response()
+        server.solution.settled()
+        if ending == "fin":
+            client.connection.half_close()
+            replies = client.until_end("the end of the connection: the request broke off")
+            assert all(reply.status >= 400 for reply in replies), f"it is no success, and came {replies}"
+        else:
+            server.assert_stored(b"before", f"{short(data[-12:])} and no more is no upload yet")
+            client.hang_up()
+        server.solution.settled()
+        server.assert_stored(b"before", f"{short(data[-12:])} and then a {ending} is no upload")
+
+    one, two = server.client("one"), server.client("two")
+    one.send(whole[:-9])
+    two.send(chunked[:-9])
+    server.solution.settled()
+    server.assert_stored(b"before", "two halves of an upload are none")
+    one.send(whole[-9:])
+    assert one.response().status == 204, "an upload that is complete is stored"
+    server.assert_stored(b"after, and complete", "an upload that is complete is stored")
+    two.send(chunked[-9:])
+    assert two.response().status == 204, "another is complete after it"
+    server.assert_stored(b"afterchunks", "of two uploads the one that is complete last remains")
 
 
-@behaviour(stage=4, hidden=True, points=5, settings=TIMED, source=rfc(9112, "9.5", "Failures and Timeouts"))
+def timeout(server: Server) -> int:
+    """REQUEST_TIMEOUT_MS, and KEEP_ALIVE_MS, as they are now."""
+    return int(server.solution.settings["REQUEST_TIMEOUT_MS"])
+
+
+def give_more_time(server: Server) -> None:
+    longer = 4 * timeout(server)
+    server.solution.kill()
+    server.solution.restart(REQUEST_TIMEOUT_MS=longer, KEEP_ALIVE_MS=longer)
+
+
+def quick(server: Server, data: bytes) -> tuple[RawClient, Answer]:
+    """Ask when time-outs are short: the request is there when the connection is.
+
+    Where a time-out strikes all the same, on a slow machine, the server is given more time.
+    """
+    for more in range(3):
+        if more:
+            give_more_time(server)
+        for _ in range(3):
+            client = server.client("quick client")
+            with server.solution.frozen():
+                client.send(data)
+            server.solution.until(lambda: client.answered or client.over, "a response", client.name)  # noqa: B023
+            if client.answered and (reply := client.response()).status != 408:
+                return client, reply
+    raise Broken(f"a request that comes in one piece is answered, however short {' and '.join(TIMED)} are")
+
+
+def let_time_out(server: Server, *clients: RawClient, dripping: RawClient | None = None) -> float:
+    """Let ten times the time-out pass, or less if all are over: timers of the kernel can't be seen.
+
+    Returns the longest pause between two drips, in ms.
+    """
+    longest, before = 0.0, waiting.now()
+    for _ in range(50):
+        if all(client.over for client in clients):
+            return longest
+        waiting.elapse(server.solution, timeout(server) / 5)
+        if dripping and not dripping.over:
+            dripping.connection.send(b".")
+        longest, before = max(longest, 1000 * (waiting.now() - before)), waiting.now()
+    server.solution.settled()  # whoever was late is at work now
+    return longest
+
+
+@behaviour(
+    stage=4,
+    hidden=True,
+    points=5,
+    alone=True,
+    settings=TIMED,
+    source=rfc(9112, "9.5", "Failures and Timeouts"),
+    needs="chunked_body",
+)
 @hints(
     "A client that sends a byte every now and then is never silent.",
-    "The time for a head counts from its first byte, not from its last one.",
-    "One deadline around the reading of the whole head: `asyncio.timeout(REQUEST_TIMEOUT)`, not one for each read.",
+    "The time for a head counts from its first byte, not from its last one; that for a body begins with each read.",
+    "One deadline around the reading of the whole head: `asyncio.timeout(REQUEST_TIMEOUT)`, and one for each read "
+    "of a body.",
 )
-def test_slow_head_is_cut_off(server: Server) -> None:
-    """A head that is not complete within REQUEST_TIMEOUT_MS ends the connection, also if it drips on."""
-    assert understood(at_once(server, head("GET", "/echo")))["method"] == "GET", "who is quick is served"
-    slow, mute = server.client("slow client"), server.client("mute client")
-    slow.send(b"GET /echo HTTP/1.1\r\nX-Drip: ")
-    for _ in range(DRIPS):
-        waiting.elapse(server.solution, DRIP)
-        if slow.over:
+def test_slow_requests_are_cut_off(server: Server) -> None:
+    """REQUEST_TIMEOUT_MS ends a head that is not complete, also if it drips on, and a body of which nothing comes."""
+    _, reply = quick(server, head("GET", "/echo"))
+    assert understood(reply)["method"] == "GET", "who is quick is served"
+    coded = head("PUT", server.target, "Transfer-Encoding: chunked")
+    stalled = {
+        "a head that drips": b"GET /echo HTTP/1.1\r\nX-Drip: ",
+        "a body that is not complete": request("PUT", server.target, body=b"0123456789")[:-5],
+        "chunks without the last": coded + chunks(b"01234")[:-5],
+        "half a chunk": coded + b"5\r\n012",
+        "no request at all": b"",
+    }
+    for more in range(3):
+        clients = [server.client(why) for why in stalled]
+        with server.solution.frozen():
+            for client, data in zip(clients, stalled.values(), strict=True):
+                client.send(data)
+        pause = let_time_out(server, *clients, dripping=clients[0])
+        if not clients[0].over or pause < timeout(server) / 2 or more == 2:
             break
-        slow.connection.send(b".")
-    assert slow.over, (
-        f"{DRIPS} drips in {DRIPS * DRIP} ms: REQUEST_TIMEOUT_MS is {TIMEOUT}, and the client is still read"
-    )
-    replies = slow.responses(slow.answered)
-    assert [reply.status for reply in replies] in ([], [408], [400]), f"408 or nothing is owed, and came {replies}"
-    let_time_out(server, mute)
-    replies = mute.until_end("the end of a connection on which nothing was ever said")
-    assert [reply.status for reply in replies] in ([], [408], [400]), f"408 or nothing is owed, and came {replies}"
-    assert understood(at_once(server, head("GET", "/echo")))["method"] == "GET", "and others are served"
-
-
-@behaviour(stage=4, hidden=True, points=3, settings=TIMED, source=rfc(9110, "15.5.9", "408 Request Timeout"))
-def test_stalled_body_is_cut_off(server: Server) -> None:
-    """A body of which nothing comes for REQUEST_TIMEOUT_MS ends the connection, and is not stored."""
-    stalled = [
-        request("PUT", server.target, body=b"0123456789")[:-5],
-        head("PUT", server.target, "Transfer-Encoding: chunked") + chunks(b"01234")[:-5],
-        head("PUT", server.target, "Transfer-Encoding: chunked") + b"5\r\n012",
-    ]
-    clients = [server.client(f"stalled {number}") for number in range(len(stalled))]
-    with server.solution.frozen():
-        for client, data in zip(clients, stalled, strict=True):
-            client.send(data)
-    let_time_out(server, *clients)
+        give_more_time(server)  # a drip was late: whoever ends a connection after such a pause may wait for every byte
+    told = f"REQUEST_TIMEOUT_MS is {timeout(server)}"
+    assert clients[0].over, f"{told}, ten times that are over, and a head that drips is still read"
     for client in clients:
-        replies = client.until_end(f"the end of the connection: REQUEST_TIMEOUT_MS is {TIMEOUT}")
+        replies = client.until_end(f"the end of the connection: {told}")
         assert [reply.status for reply in replies] in ([], [408], [400]), f"408 or nothing is owed, and came {replies}"
-    assert at_once(server, request("GET", server.target)).status == 404, "half a body is not stored"
-    assert at_once(server, request("PUT", server.target, body=b"0123456789")).status == 201, "a whole one is"
+    assert quick(server, request("GET", server.target))[1].status == 404, "half a body is not stored"
+    assert quick(server, request("PUT", server.target, body=b"0123456789"))[1].status == 201, "a whole one is"
 
 
-@behaviour(stage=4, settings=TIMED, source=rfc(9112, "9.5", "Failures and Timeouts"))
+@behaviour(stage=4, alone=True, settings=TIMED, source=rfc(9112, "9.5", "Failures and Timeouts"), needs="keep_alive")
 def test_idle_connection_is_closed(server: Server) -> None:
     """A connection that is idle for KEEP_ALIVE_MS after a response is closed, politely and without a word."""
-    client = server.client("idle client")
-    with server.solution.frozen():
-        client.send(head("GET", "/echo"))
-    assert understood(client.response())["method"] == "GET", "a request is answered"
+    client, reply = quick(server, head("GET", "/echo"))
+    assert understood(reply)["method"] == "GET", "a request is answered"
     let_time_out(server, client)
-    replies = client.until_end(f"the end of an idle connection: KEEP_ALIVE_MS is {TIMEOUT}")
-    assert replies in ([],) or [reply.status for reply in replies] == [408], f"nothing was asked, and came {replies}"
+    replies = client.until_end(f"the end of an idle connection: KEEP_ALIVE_MS is {timeout(server)}")
+    assert [reply.status for reply in replies] in ([], [408]), f"nothing was asked, and came {replies}"
     assert not client.connection.was_reset, "an idle connection is closed with FIN, not reset"
 
 
-@behaviour(stage=4, hidden=True, points=5, source=rfc(9112, "9.6", "Tear-down"), needs="limits")
+@behaviour(stage=4, hidden=True, points=5, source=rfc(9112, "9.6", "Tear-down"), needs="chunked_body")
 @hints(
     "What does the kernel send when you close a socket that has unread input?",
     "A RST, and it may take your answer with it; so stop writing first, and go on reading for a while.",
@@ -1136,46 +1145,23 @@ def test_refusal_can_be_read(server: Server) -> None:
         "a bad chunk": (head("PUT", server.target, "Transfer-Encoding: chunked") + b"nonsense\r\n", 400),
     }
     for why, (data, status) in refusals.items():
-        client = server.client("sending client")
-        client.send(data + bytes(65536))
-        reply = client.response()
-        assert reply.status == status, f"{why}: {status} is owed, and came {reply}"
-        for _ in range(4):
-            client.send(bytes(65536))
-            server.solution.settled()
-        assert not client.connection.was_reset, (
-            f"{why}: the client was reset while it was sending; the answer may be lost"
-        )
-        client.connection.close()
+        for _ in range(5):
+            began = waiting.now()
+            client = server.client("sending client")
+            client.send(data + bytes(65536))
+            reply = client.response()
+            assert reply.status == status, f"{why}: {status} is owed, and came {reply}"
+            for _ in range(4):
+                client.send(bytes(65536))
+                server.solution.settled()
+            was_reset, took = client.connection.was_reset, waiting.now() - began
+            client.connection.close()
+            if took < READS_ON:
+                break
+        else:
+            raise NotReached(f"the scene could not be set: {READS_ON:.0f} s were over before all was sent")
+        assert not was_reset, f"{why}: the client was reset while it was sending; the answer may be lost"
     assert server.client().ask(request("PUT", server.target, body=b"x")).status == 201, "and others are served"
-
-
-GARBAGE = {
-    "a TLS handshake": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(32)) + b"\r\n\r\n",
-    "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "NUL bytes": bytes(200) + b"\r\n\r\n",
-    "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
-    "a response": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-    "a language": "Grüß Gott, und guten Tag\r\n\r\n".encode(),
-    "UTF-16": "GET /echo HTTP/1.1\r\n\r\n".encode("utf-16") + b"\r\n\r\n",
-}
-
-
-@behaviour(stage=4, hidden=True, points=4, source=rfc(9112, "2.2", "Message Parsing"), needs="keep_alive")
-def test_garbage_costs_one_connection(server: Server) -> None:
-    """What is no HTTP is refused or hung up on, and costs nobody else anything."""
-    bystander = server.client("bystander")
-    bystander.send(request("POST", "/echo", body=b"half")[:-2])
-    noise = server.chance.randbytes(4000).replace(b"\n", b"")
-    for why, data in {**GARBAGE, "noise": noise + b"\r\n\r\n"}.items():
-        client = server.client("stranger")
-        client.send(data)
-        replies = client.until_end(f"the end of the connection: {why}")
-        statuses = [reply.status for reply in replies]
-        assert all(status >= 400 for status in statuses), f"{why} is no request, and came {replies}"
-    bystander.send(b"lf")
-    assert understood(bystander.response())["body"] == "half"[:2] + "lf", "a request that was under way goes on"
-    assert understood(server.client().ask(head("GET", "/echo")))["method"] == "GET", "and new clients are served"
 
 
 @behaviour(stage=4, points=4, source=brief("C5", "clients that vanish"), needs="put_then_get")
@@ -1214,7 +1200,7 @@ def test_sigterm_finishes(server: Server) -> None:
     slow = server.stuck(server.target, size=BULK)
     server.solution.terminate()
     assert not idle.until_end("the end of an idle connection after SIGTERM"), "nothing was asked on it"
-    server.solution.settled()
+    server.solution.until(lambda: not server.solution.listening(), "to stop listening after SIGTERM")
     new = server.client("new client")
     new.send(head("GET", "/echo"))
     assert not new.until_end("an end: after SIGTERM nobody is accepted"), "after SIGTERM nobody is accepted"
@@ -1240,9 +1226,13 @@ def test_sigterm_is_bounded(server: Server) -> None:
     late.send(request("POST", "/echo", body=b"hello")[:-2])
     server.solution.settled()
     server.solution.terminate()
-    status = server.solution.until_exit("to exit after SHUTDOWN_MS, though a request is not complete")
+    owed = "to exit after SHUTDOWN_MS, though a request is not complete"
+    server.solution.until(lambda: late.over or server.solution.exit_status() is not None, owed)
+    late.connection.close()
+    status = server.solution.until_exit(owed)
     assert status in (0, -15, 143), f"it ends with status 0, or by the signal, and not with {status}"
-    assert not late.answered, "half a request has no answer"
+    replies = late.responses(late.answered)
+    assert all(reply.status >= 400 for reply in replies), f"half a request is no success, and came {replies}"
 
 
 # -- stage 5: scale -------------------------------------------------------------------------------------------------
@@ -1269,13 +1259,13 @@ def test_unread_answers_take_no_memory(server: Server) -> None:
     before = server.solution.memory_bytes()
     clients = [server.stuck(*([server.target] * 50), size=50 * MIB) for _ in range(4)]
     grown = server.solution.memory_bytes() - before
-    assert grown < 64 * MIB, f"200 MiB are asked for and nothing is read, and {grown / MIB:.0f} MiB are held for it"
+    assert grown < 100 * MIB, f"200 MiB are asked for and nothing is read, and {grown / MIB:.0f} MiB are held for it"
     assert not any(client.over for client in clients), "and they wait for the client, not for its end"
     assert len(server.get().body) == MAX_BODY, "others are served meanwhile"
 
 
 @behaviour(
-    stage=5, hidden=True, points=6, source=brief("C1", "hundreds of connections"), needs="connections_do_not_mix"
+    stage=5, hidden=True, points=6, source=brief("C1", "hundreds of connections"), needs="unfinished_hold_nobody"
 )
 def test_crowd_leaves_nothing(server: Server) -> None:
     """A crowd of connections is served side by side; when they are gone, so are their sockets."""
@@ -1295,5 +1285,6 @@ def test_crowd_leaves_nothing(server: Server) -> None:
             client.send(b"nonsense\r\n\r\n")
         (client.hang_up if number % 4 == 3 else client.connection.close)()
     server.solution.settled()
-    left = server.solution.sockets() - before
-    assert left < 8, f"all {CROWD} clients are gone, and {left} sockets are still open"
+    if (left := server.solution.sockets() - before) >= 8:  # some are closed by a timer
+        owed = f"to close the sockets of {CROWD} clients that are gone; {left} are still open"
+        server.solution.until(lambda: server.solution.tree.sockets() - before < 8, owed)

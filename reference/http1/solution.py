@@ -23,9 +23,9 @@ from wire import TooLong, Wire, serve
 MAX_TARGET = int(os.environ.get("MAX_TARGET", 8000))
 MAX_FIELDS = int(os.environ.get("MAX_FIELDS", 16_384))
 MAX_BODY = int(os.environ.get("MAX_BODY", 1_048_576))
-REQUEST_TIMEOUT = int(os.environ.get("REQUEST_TIMEOUT_MS", 10_000)) / 1000
+REQUEST_TIMEOUT = int(os.environ.get("REQUEST_TIMEOUT_MS", 60_000)) / 1000
 KEEP_ALIVE = int(os.environ.get("KEEP_ALIVE_MS", 60_000)) / 1000
-SHUTDOWN = int(os.environ.get("SHUTDOWN_MS", 2000)) / 1000
+SHUTDOWN = int(os.environ.get("SHUTDOWN_MS", 5000)) / 1000
 LINGER = 3.0  # seconds for which a connection that ends is still read
 MAX_CHUNK_LINE = 4096
 

@@ -65,7 +65,7 @@ async def serve(handle: Callable[[Wire], Awaitable[None]], host: str, port: int,
         wires[wire] = asyncio.current_task()
         try:
             await handle(wire)
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             pass  # the client has gone: nobody is left to be told
         except Exception:
             traceback.print_exc()  # a bug costs its own connection only

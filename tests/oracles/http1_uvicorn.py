@@ -11,14 +11,13 @@ from pathlib import Path
 import uvicorn
 
 KATA = "http1"
-NEEDS = "python3"  # uvicorn comes with the extra `dev`, as the tests themselves do
-PACKAGE = "python3"
+NEEDS = "uvicorn"
+PACKAGE = "python3-uvicorn, or pip install uvicorn"
 DEVIATIONS = {
     "length_and_chunks": "h11 reads the chunks, as it may, and keeps the connection, which RFC 9112 §6.1 forbids",
-    "empty_line_first": "h11 refuses an empty line before a request; RFC 9112 §2.2 only says SHOULD, the brief decides",
+    "odd_line_ends": "h11 refuses an empty line before a request; RFC 9112 §2.2 only says SHOULD, the brief decides",
     "half_close_is_answered": "uvicorn takes the end of input for the end of the client; RFC 9112 §9.6 says it is none",
-    "slow_head_is_cut_off": "uvicorn has no time-out for a head; it is meant to stand behind a proxy that has one",
-    "stalled_body_is_cut_off": "uvicorn has no time-out for a body; it leaves that to the application",
+    "slow_requests_are_cut_off": "uvicorn has no time-out for requests; it is meant to stand behind a proxy that has",
     "refusal_can_be_read": "uvicorn closes at once; RFC 9112 §9.6 tells what that risks, and demands nothing",
 }
 
