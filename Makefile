@@ -10,6 +10,7 @@ PYTHONS = python3.13 python3.12 python3.11 python3
 MISTAKE = katas/pubsub --subject=reference:drain_in_fanout
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+unexport PYTHONDONTWRITEBYTECODE # tests start pytest hundreds of times: each would compile everything anew
 
 .PHONY: help demo test attacks bench stories lock clean
 
