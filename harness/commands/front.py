@@ -10,10 +10,24 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.commands import catalogue, doctor, grade, hint, new, prove, regrade, report, start, test, track, verify
+from harness.commands import (
+    catalogue,
+    doctor,
+    export,
+    grade,
+    hint,
+    new,
+    prove,
+    regrade,
+    report,
+    start,
+    test,
+    track,
+    verify,
+)
 from harness.verdicts import Unusable
 
-COMMANDS = (catalogue, track, start, test, hint, doctor, grade, verify, regrade, report, new, prove)
+COMMANDS = (catalogue, track, start, test, hint, doctor, export, grade, verify, regrade, report, new, prove)
 UNUSABLE, INTERRUPTED, UNREAD = 2, 130, 141
 
 
