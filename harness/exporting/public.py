@@ -28,7 +28,7 @@ class Part:
 
     @property
     def first(self) -> int:
-        decorators = getattr(self.node, "decorator_list", [])
+        decorators: list[ast.expr] = getattr(self.node, "decorator_list", [])
         return min([self.node.lineno, *(each.lineno for each in decorators)])
 
     @property
