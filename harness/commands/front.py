@@ -21,13 +21,14 @@ from harness.commands import (
     regrade,
     report,
     start,
+    team,
     test,
     track,
     verify,
 )
 from harness.verdicts import Unusable
 
-COMMANDS = (catalogue, track, start, test, hint, doctor, export, grade, verify, regrade, report, new, prove)
+COMMANDS = (catalogue, track, start, test, hint, doctor, export, grade, verify, regrade, report, team, new, prove)
 UNUSABLE, INTERRUPTED, UNREAD = 2, 130, 141
 
 

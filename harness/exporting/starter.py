@@ -61,7 +61,8 @@ def leaks(files: Mapping[str, bytes], behaviours: list[Behaviour]) -> Iterator[s
     secret = {each.id: _secrets(each) - public for each in behaviours if each.hidden}
     for name, text in _texts(files):
         for identity, words in secret.items():
-            if re.search(rf"\btest_{identity}\b", text) or any(word in text for word in words):
+            named = f"test_{identity}"
+            if (named in text and re.search(rf"\b{named}\b", text)) or any(word in text for word in words):
                 yield f"{name} tells of `{identity}`"
 
 

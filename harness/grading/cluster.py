@@ -31,6 +31,8 @@ from harness.verdicts import Lacking, Unusable
 
 try:
     from distributed import Client, KilledWorker, get_client, get_worker
+    from distributed.comm.addressing import parse_address
+    from distributed.comm.registry import get_backend
 except ModuleNotFoundError:
     raise Lacking(
         "--dask needs the package distributed, which is not installed: pip install 'backend-katas[grade]'"
@@ -50,6 +52,7 @@ class Cluster:
         self._ended = threading.Event()
         self._futures: set[Any] = set()
         try:
+            get_backend(parse_address(address)[0])  # a client of nonsense is never quite gone
             self._client = Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError, TypeError, ImportError) as error:
             why = " ".join(str(error).split())[:200] or type(error).__name__
@@ -90,8 +93,10 @@ class Cluster:
         return lowest
 
     def _everywhere(self, function: Callable[..., Any], *arguments: object) -> dict[str, Any]:
-        found: dict[str, Any] = self._client.run(function, *arguments, on_error="return")
-        return found
+        """What a task on each worker returns, or the exception that it raises."""
+        workers = list(self._client.nthreads())
+        tasks = {worker: self._client.submit(function, *arguments, workers=[worker], pure=False) for worker in workers}
+        return {worker: task.exception() or task.result() for worker, task in tasks.items()}
 
     def ask(self, folder: Path, kata: Kata, asked: Asked, room: Path) -> list[Found]:
         """What a worker found out. Raises Failed, Interrupted, and Unusable when the cluster is gone."""
@@ -130,7 +135,7 @@ class Cluster:
         """Call everything off, also what runs."""
         self._ended.set()
         with contextlib.suppress(OSError, TimeoutError):
-            self._everywhere(call_off, self._batch)
+            self._client.run(call_off, self._batch)  # at once, beside what runs
             self._client.cancel(list(self._futures))
 
     def close(self) -> None:

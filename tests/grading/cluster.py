@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE = 60.0  # seconds; a test that gets here has failed
+PATIENCE = 120.0  # seconds; a test that gets here has failed
 
 
 def until(happened: Callable[[], object], what: str) -> None:
@@ -28,19 +27,16 @@ class Processes:
         self.kit, self.folder = kit, folder
         self.workers: list[subprocess.Popen[bytes]] = []
         folder.mkdir()
-        (scheduler,) = self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        self._scheduler = scheduler
+        words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        self.scheduler = self._start("scheduler", "distributed.cli.dask_scheduler", *words)
         self.address = self._told("scheduler", "Scheduler at:")
 
-    def _start(self, name: str, *words: str, kit: Path | None = None) -> list[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", "distributed.cli.dask_scheduler" if name == "scheduler" else DASK_WORKER]
-        environment = os.environ | {"PYTHONPATH": str(kit or self.kit), "PYTHONUNBUFFERED": "1"}
+    def _start(self, name: str, *words: str, kit: Path | None = None) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"PYTHONPATH": str(kit or self.kit)}
         with (self.folder / f"{name}.log").open("wb") as log:
-            return [
-                subprocess.Popen(
-                    [*command, *words], cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-                )
-            ]
+            return subprocess.Popen(
+                [sys.executable, "-m", *words], cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def _told(self, name: str, words: str) -> str:
         """What the log says after `words`."""
@@ -53,21 +49,27 @@ class Processes:
         until(line, f"{name}: {words}")
         return line()
 
-    def worker(self, threads: int = 1, kit: Path | None = None) -> subprocess.Popen[bytes]:
-        """A worker more, once the scheduler knows it."""
-        name = f"worker-{len(self.workers)}"
+    def start(self, number: int, threads: int = 1, kit: Path | None = None) -> list[subprocess.Popen[bytes]]:
+        """Some workers more, once the scheduler knows them."""
+        names = [f"worker-{len(self.workers) + index}" for index in range(number)]
         words = ("--no-nanny", "--no-dashboard", "--nthreads", str(threads), "--local-directory", str(self.folder))
-        self.workers += self._start(name, self.address, "--host", "127.0.0.1", *words, kit=kit)
-        self._told(name, "Registered to:")
-        return self.workers[-1]
-
-    def kill(self, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
+        at = ("distributed.cli.dask_worker", self.address, "--host", "127.0.0.1")
+        started = [self._start(name, *at, *words, kit=kit) for name in names]
+        self.workers += started
+        for name in names:
+            self._told(name, "Registered to:")
+        return started
 
     def close(self) -> None:
-        for process in [*self.workers, self._scheduler]:
+        for process in [*self.workers, self.scheduler]:
             process.kill()
             process.wait()
 
 
-DASK_WORKER = "distributed.cli.dask_worker"
+def ancestors(pid: int) -> list[int]:
+    """The processes above `pid`, the nearest first."""
+    found = []
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+        found.append(pid)
+    return found
