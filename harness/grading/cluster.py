@@ -71,8 +71,12 @@ class Cluster:
         return sum(self._client.nthreads().values())
 
     def _check_workers(self, kata: Kata) -> None:
-        if not self.size:
-            raise Unusable(f"there are no workers at {self.address}; start some with `dask worker {self.address}`")
+        try:
+            self._client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            raise Unusable(
+                f"there are no workers at {self.address}; start some with `dask worker {self.address}`"
+            ) from None
         own = digests.kit(kata.name, kata.folder)
         for worker, found in self._everywhere(kit_there, kata.name).items():
             if found != own:

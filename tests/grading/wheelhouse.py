@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from harness import kata as katas
+
+KIT = "backend-katas"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -25,9 +30,19 @@ def fill(folder: Path, *requirements: str) -> Path:
             continue
         seen.add(name)
         distribution = metadata.distribution(name)
-        pack(distribution, folder)
+        if name == KIT:
+            build(folder)
+        else:
+            pack(distribution, folder)
         waiting += [each for line in distribution.requires or () if wanted(each := Requirement(line), requirement)]
     return folder
+
+
+def build(folder: Path) -> None:
+    """The kit's own wheel; what is installed of it here is a link to the clone."""
+    words = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    done = subprocess.run(words, cwd=katas.HOME, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def wanted(each: Requirement, by: Requirement) -> bool:
