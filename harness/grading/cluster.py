@@ -31,7 +31,7 @@ from harness.verdicts import Lacking, Unusable
 
 try:
     from distributed import Client, KilledWorker, get_client, get_worker
-    from distributed.comm.addressing import parse_address
+    from distributed.comm.addressing import get_address_host, parse_address
     from distributed.comm.registry import get_backend
 except ModuleNotFoundError:
     raise Lacking(
@@ -78,27 +78,28 @@ class Cluster:
                 f"there are no workers at {self.address}; start some with `dask worker {self.address}`"
             ) from None
         own = digests.kit(kata.name, kata.folder)
-        for worker, found in self._everywhere(kit_there, kata.name).items():
+        for worker, found in self._on(list(self._client.nthreads()), kit_there, kata.name).items():
             if found != own:
                 what = f"another kit ({found.version})" if isinstance(found, Kit) else f"no such kit ({found})"
                 raise Unusable(f"the worker {worker} has {what}; install this one ({own.version}) there")
 
     def level(self, wanted: int | None, required: int) -> int:
-        """The level of isolation to grade at: one for all workers. Raises Unusable like `levels.choose`."""
-        best = self._levels(wanted, required)
-        return best if wanted is not None else self._levels(best, required)
+        """The level of isolation to grade at: one for all machines. Raises Unusable like `levels.choose`."""
+        found = self._levels(wanted, required)
+        lowest = min(found)
+        return lowest if len(found) == 1 else min(self._levels(lowest, required))
 
-    def _levels(self, wanted: int | None, required: int) -> int:
-        found = self._everywhere(levels.choose, wanted, required)
+    def _levels(self, wanted: int | None, required: int) -> set[int]:
+        """What one worker of each machine chooses."""
+        each = {get_address_host(worker): worker for worker in self._client.nthreads()}
+        found = self._on(list(each.values()), levels.choose, wanted, required)
         for worker, level in found.items():
             if isinstance(level, Exception):
                 raise Unusable(f"the worker {worker}: {level}")
-        lowest: int = min(found.values())
-        return lowest
+        return set(found.values())
 
-    def _everywhere(self, function: Callable[..., Any], *arguments: object) -> dict[str, Any]:
-        """What a task on each worker returns, or the exception that it raises."""
-        workers = list(self._client.nthreads())
+    def _on(self, workers: list[str], function: Callable[..., Any], *arguments: object) -> dict[str, Any]:
+        """What a task on each of the workers returns, or the exception that it raises."""
         tasks = {worker: self._client.submit(function, *arguments, workers=[worker], pure=False) for worker in workers}
         return {worker: task.exception() or task.result() for worker, task in tasks.items()}
 

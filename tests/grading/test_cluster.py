@@ -118,6 +118,7 @@ def test_what_a_killed_worker_had_is_graded_elsewhere(classroom, before_hello, p
         classroom.hand_in(name)
     teacher = classroom.start("--dask", processes.address, "--isolation", "0")
     until(lambda: list(seen.iterdir()) or teacher.poll() is not None, "a submission runs")
+    assert teacher.poll() is None, teacher.communicate()
 
     running = int(next(seen.iterdir()).name.partition("-")[2])
     (dying,) = set(ancestors(running)) & set(workers)
@@ -142,12 +143,12 @@ def test_a_submission_that_two_workers_die_of_is_given_up(classroom, before_hell
 
     ended = classroom.grade("--dask", processes.address, "--isolation", "0")
 
+    assert ended.status == 1, ended.out + ended.err
     eve = classroom.result("eve")
     assert (eve["status"], eve["score"]) == ("not gradable", None), ended.err
     assert re.fullmatch(r"2 workers died of it: tcp://\S+, tcp://\S+", eve["reason"])
     assert {name: classroom.result(name)["score"] for name in ("ann", "bea", "zoe")} == {"ann": 3, "bea": 3, "zoe": 3}
     assert [worker.poll() is None for worker in processes.workers].count(True) == 1
-    assert ended.status == 1
 
 
 def test_suspects_run_alone():
@@ -186,6 +187,7 @@ def test_an_interrupt_calls_the_cluster_off(classroom, before_hello, processes, 
     classroom.hand_in("alice")
     teacher = classroom.start("--dask", processes.address, "--isolation", "0")
     until(lambda: list(seen.iterdir()) or teacher.poll() is not None, "a submission runs")
+    assert teacher.poll() is None, teacher.communicate()
     running = int(next(seen.iterdir()).name.partition("-")[2])
 
     teacher.send_signal(signal.SIGINT)
