@@ -22,7 +22,8 @@ from harness.exporting.public import public_source
 from . import wheelhouse
 
 KATAS = sorted(katas.catalogue())
-PATIENCE = 110  # seconds
+PATIENCE = 290  # seconds; a test that gets here has failed
+pytestmark = pytest.mark.timeout(300)  # environments are made, and filled
 PYTHON = Path(sys.base_prefix, "bin", "python3")  # of no environment
 
 
