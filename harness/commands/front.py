@@ -14,6 +14,7 @@ from harness.commands import (
     catalogue,
     doctor,
     explain,
+    export,
     grade,
     hint,
     new,
@@ -21,6 +22,7 @@ from harness.commands import (
     regrade,
     report,
     start,
+    team,
     test,
     track,
     verify,
@@ -30,7 +32,7 @@ from harness.verdicts import Unusable
 
 COMMANDS = (
     *(catalogue, track, start, test, watch, hint, explain, doctor),
-    *(grade, verify, regrade, report),
+    *(export, grade, verify, regrade, report, team),
     *(new, prove),
 )
 UNUSABLE, INTERRUPTED, UNREAD = 2, 130, 141

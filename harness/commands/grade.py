@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from harness.verdicts import Unusable
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from harness.grading.asking import Asks
     from harness.grading.batch import Results, Row
     from harness.grading.one import Settings
     from harness.grading.roster import Handed
@@ -47,7 +47,7 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     grade.add_argument("name", metavar="KATA", help="a kata of `kata list`")
     grade.add_argument("submissions", metavar="SUBMISSIONS", type=Path, help="what was handed in")
     grade.add_argument("--out", metavar="RESULTS", type=Path, required=True, help="the folder for the results")
-    grade.add_argument("-j", "--jobs", type=_positive, metavar="N", help="submissions at a time (one for each core)")
+    grade.add_argument("-j", "--jobs", type=_positive, metavar="N", help="submissions at a time (as many as cores)")
     grade.add_argument("--isolation", type=int, choices=LEVELS, help="the level to run them in (the best there is)")
     grade.add_argument(
         "--require-isolation", type=int, choices=LEVELS, default=0, help="grade nothing at a lower level (0)"
@@ -57,6 +57,7 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     grade.add_argument("--repeat", type=_positive, metavar="N", help="try races (stage 3) N times; all must hold (1)")
     grade.add_argument("--resume", action="store_true", help="go on: grade what is missing or has changed")
     grade.add_argument("--roster", type=Path, metavar="CSV", help="who is who: id, and if you like name, email, ...")
+    grade.add_argument("--dask", metavar="SCHEDULER", help="grade on a Dask cluster, such as tcp://HOST:8786")
     grade.add_argument("--key", type=Path, metavar="FILE", help="the key to sign with (RESULTS.key, made if missing)")
     grade.set_defaults(run=run)
 
@@ -83,20 +84,17 @@ def run(options: argparse.Namespace) -> int:
     handed = roster.handed_in(options.submissions, entries, kata.run[-1])
     for note in handed.notes:
         print(f"note: {note}")
-    results = Results(options.out)
-    try:
+    with closing(_who_asks(options, kata)) as asks, closing(Results(options.out)) as results:
         key = options.key or key_beside(options.out)
-        settings = _settings(options, kata, results, seal.key_of(key))
+        settings = _settings(options, kata, results, seal.key_of(key), asks)
         results.begin(settings, options.resume)
-        batch = Batch(results, settings, seal.public_key(key), options.resume)
-        jobs = options.jobs or len(os.sched_getaffinity(0))
+        batch = Batch(results, settings, seal.public_key(key), options.resume, asks)
+        jobs = options.jobs or asks.size
         rows = _carry_out(lambda done: batch.run(handed.submissions, jobs, done), handed)
         if rows is None:
             return INTERRUPTED
         _write_pages(results, handed, seal.public_key(key), options.reveal)
         _tell(rows, settings, results)
-    finally:
-        results.close()
     return int(any(row.status not in ("graded", "missing") for row in rows))
 
 
@@ -107,10 +105,20 @@ def _check_machine() -> None:
         raise Unusable(f"grading needs Linux ({why}); use a container or a virtual machine")
 
 
-def _settings(options: argparse.Namespace, kata: katas.Kata, results: Results, secret: bytes) -> Settings:
+def _who_asks(options: argparse.Namespace, kata: katas.Kata) -> Asks:
+    """This machine, or a cluster."""
+    if options.dask is None:
+        from harness.grading.asking import Workers
+
+        return Workers()
+    from harness.grading.cluster import Cluster
+
+    return Cluster(options.dask, kata)
+
+
+def _settings(options: argparse.Namespace, kata: katas.Kata, results: Results, secret: bytes, asks: Asks) -> Settings:
     """What is not said is as it was when the batch began."""
     from harness.collecting import declared
-    from harness.grading import levels
     from harness.grading.one import Settings
 
     declared(kata)  # a package that the kata lacks is said before anything is graded
@@ -119,7 +127,7 @@ def _settings(options: argparse.Namespace, kata: katas.Kata, results: Results, s
         raise Unusable(f"{options.out} holds results of another kata, `{began['kata']}`; name another folder")
     seed = began.get("seed", secrets.randbelow(10**6)) if options.seed is None else options.seed
     repeat = options.repeat or began.get("repeat", 1)
-    level = levels.choose(options.isolation, options.require_isolation)
+    level = asks.level(options.isolation, options.require_isolation)
     return Settings(kata, seed, secret, level, repeat)
 
 

@@ -24,8 +24,9 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     from harness.commands.verify import key_for
     from harness.grading import levels, model, seal
+    from harness.grading.asking import Workers
     from harness.grading.batch import differences
-    from harness.grading.one import Settings, Submission, Workers, judged
+    from harness.grading.one import Settings, Submission, judged
 
     before = model.read(options.result)
     try:

@@ -15,8 +15,9 @@ from typing import Any
 
 from harness.grading import collecting, digests
 from harness.grading.archive import Refused
+from harness.grading.asking import Asks, Interrupted
 from harness.grading.model import SCHEMA, Graded, Status
-from harness.grading.one import Interrupted, Settings, Submission, Workers, grade_one, room
+from harness.grading.one import Settings, Submission, grade_one, room
 from harness.grading.seal import Forged, check, sign
 from harness.grading.store import Store, file_name
 from harness.verdicts import Unusable
@@ -98,9 +99,8 @@ def _tampered(table: dict[str, Any], what: str) -> dict[str, Any]:
 class Batch:
     """One batch of submissions on their way to results."""
 
-    def __init__(self, results: Results, settings: Settings, key: str, resume: bool) -> None:
-        self._results, self._settings, self._key, self._resume = results, settings, key, resume
-        self._workers = Workers()
+    def __init__(self, results: Results, settings: Settings, key: str, resume: bool, asks: Asks) -> None:
+        self._results, self._settings, self._key, self._resume, self._asks = results, settings, key, resume, asks
 
     def run(self, submissions: Iterable[Submission], jobs: int, done: Callable[[Row], None]) -> None:
         """Grade them, `jobs` at a time, and call `done` with each. An interrupt loses nothing that was written."""
@@ -114,7 +114,7 @@ class Batch:
             while running:
                 running = _report(running, done)
         except BaseException:
-            self._workers.end()
+            self._asks.end()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -124,7 +124,7 @@ class Batch:
         before = self._results.own(name, self._key) if self._resume else None
         if before and self._is_current(before, submission):
             return _row(before, kept=True)
-        table = grade_one(submission, self._settings, self._workers)
+        table = grade_one(submission, self._settings, self._asks)
         table = self._results.put(name, table, before is not None, self._settings.secret)
         return _row(table, kept=False)
 

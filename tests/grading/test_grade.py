@@ -1,10 +1,7 @@
 """`kata grade` and its companions as a teacher uses them, on a small kata of the tests' own."""
 
 import json
-import os
-import select
 import signal
-import time
 
 import jsonschema
 import pytest
@@ -120,20 +117,12 @@ def test_going_on_does_not_believe_a_forged_result(graded):
     assert graded.kit.kata("verify", str(graded.out)).status == 0
 
 
-def until(happened, what):
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < end, f"{what}: not within {PATIENCE:.0f} s"
-        select.select([], [], [], 0.01)
-
-
-def test_an_interrupt_loses_nothing_and_leaves_nothing(classroom, tmp_path):
+def test_an_interrupt_loses_nothing_and_leaves_nothing(classroom):
     """The first is graded, the second never ends its work; then comes Ctrl-C."""
-    mark = str(tmp_path / "started")
     classroom.hand_in("alice")
-    classroom.hand_in("bob", f"open({mark!r}, 'w').close()\nwhile True: pass")
+    classroom.hand_in("bob", "while True: pass")
     process = classroom.start("-j", "1")
-    until(lambda: os.path.exists(mark), "the second submission")
+    assert "alice: 3 of 3 points" in process.stdout.readline()
 
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)

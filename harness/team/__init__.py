@@ -1,0 +1,1 @@
+"""Where a team stands: who keeps which promises of which kata, and what each could learn next."""
