@@ -136,7 +136,9 @@ class WebSocket:
 
     def until_answered(self) -> int:
         """Wait for the response to the handshake; its status. Raises Broken."""
-        self.solution.until(lambda: (self.status and (self.status == 101 or self._refused)) or self._over, "a response")
+        self.solution.until(
+            lambda: (self.status and (self.status == 101 or self._refused)) or self._over, "a complete response"
+        )
         self.check()
         if self.status is None:
             raise Broken(f"{self.name} is owed a response to its handshake; the connection was closed instead")

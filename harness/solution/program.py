@@ -253,6 +253,16 @@ class Solution:
         self.record.fact(f"{waiting_there:,} bytes for {connection.name} wait in the kernel")
         return waiting_there
 
+    def unread(self, connection: Connection) -> int | None:
+        """Bytes for the solution that wait in the kernel, on either side, because it does not read; None: it closed."""
+        if not isinstance(self.watch, Watch):
+            raise NotShown(f"needs what only Linux shows of a socket; {self.watch.describe()}")
+        tcp = self.watch.tcp
+        theirs, ours = tcp.lookup(connection.remote, connection.local), tcp.lookup(connection.local, connection.remote)
+        if theirs is None or not theirs.inode:
+            return None
+        return theirs.rqueue + (ours.wqueue if ours else 0)
+
     def sockets(self) -> int:
         """How many sockets the tree holds open."""
         number = self.tree.sockets()
