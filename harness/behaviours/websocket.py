@@ -303,7 +303,7 @@ def request(**fields: str | list[str] | None) -> bytes:
 
 @behaviour(stage=2, hidden=True, source=rfc(6455, "4.2.1", "Reading the Client's Opening Handshake"), needs="handshake")
 def test_odd_but_right_handshakes(server: Server) -> None:
-    """Names and keywords have no case, Connection is a list, and neither unknown fields nor extensions are agreed to."""
+    """Names and keywords have no case, Connection is a list; unknown fields and extensions change nothing."""
     odd = [
         request(upgrade="WebSocket", connection="keep-alive, uPGRADE", x_unknown="yes"),
         request(connection=["keep-alive", "Upgrade"], cookie="a=b", accept_encoding="gzip"),
@@ -856,7 +856,7 @@ def test_echo_to_a_client_that_does_not_read(server: Server) -> None:
     server.solution.settled()
     kept = kept_for(server, greedy)
     assert kept < 4 * SHORT["MAX_PENDING"], (
-        f"MAX_PENDING is {SHORT['MAX_PENDING'] >> 10} KiB, and {kept >> 10} KiB are kept for a client that does not read"
+        f"{kept >> 10} KiB are kept for a client that does not read; MAX_PENDING is {SHORT['MAX_PENDING'] >> 10} KiB"
     )
     assert_echoed(other, "served")
     greedy.connection.read_again()
@@ -1037,7 +1037,8 @@ def test_sigterm_goes_away(server: Server) -> None:
     slow.until_close(1001)
     assert slow.messages[: len(said)] == said, f"{len(said)} messages were waiting, {len(slow.messages)} came"
     status = server.solution.until_exit("to end once every client has gone")
-    assert status in (0, -15), f"exit status 0 or an end by SIGTERM is owed, and came {status}"
+    # 143, 128 + SIGTERM, is how a JVM and many supervisors say "by the signal"
+    assert status in (0, 143, -15), f"exit status 0, 143 or an end by SIGTERM is owed, and came {status}"
     assert late.status != 101, "who comes after SIGTERM is not let in, and got 101"
 
 
@@ -1099,12 +1100,11 @@ def test_rooms_leave_nothing_behind(server: Server) -> None:
 def assert_levels_off(server: Server, step: Callable[[], object], what: str, most: int) -> None:
     """Repeat `step` until the server grows by less than `most` bytes.
 
-    What leaks grows each time; what only waits for a garbage collector stops when its first generation is full, and that
-    may be tens of megabytes.
+    What leaks grows each time; what waits for a garbage collector grows until it comes, perhaps tens of MiB later.
     """
     step()
     grown: list[float] = []
-    for _ in range(40):
+    for _ in range(25):
         before = server.solution.memory_bytes()
         step()
         grown.append((server.solution.memory_bytes() - before) / MIB)

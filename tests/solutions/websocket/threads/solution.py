@@ -5,6 +5,7 @@ One lock guards all rooms. Whoever speaks holds it while the message is put into
 
 import base64
 import codecs
+import contextlib
 import hashlib
 import os
 import re
@@ -28,7 +29,7 @@ SUBPROTOCOLS = [name.strip() for name in os.environ.get("SUBPROTOCOLS", "").spli
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 SLICE = 65536
 
-lobby = threading.Lock()  # guards the three below
+lobby = threading.Condition()  # guards the three below; notified when a client has gone
 rooms: dict[str, set["Client"]] = {}
 clients: set["Client"] = set()
 stopping = False
@@ -119,10 +120,8 @@ class Client:
     def _cut(self) -> None:
         self.dead = True
         self.changed.notify_all()
-        try:
+        with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)  # wakes both threads
-        except OSError:
-            pass
 
     def until_some_is_read(self) -> None:
         with self.changed:
@@ -250,6 +249,7 @@ class Client:
             self.sock.close()
             with lobby:
                 clients.discard(self)
+                lobby.notify()
 
     def serve(self) -> None:
         path, response = handshake(self.head())
@@ -277,12 +277,10 @@ class Client:
             self.finish = True
             self.changed.notify_all()
         deadline = time.monotonic() + CLOSE_TIMEOUT
-        try:
+        with contextlib.suppress(Gone):
             while True:
                 self.received.clear()
                 self.fill(deadline)
-        except Gone:
-            pass
 
 
 def leave(client: Client) -> None:
@@ -322,7 +320,7 @@ def handshake(head: bytes) -> tuple[str, bytes]:
     def items(name: str) -> list[str]:
         return [item.strip() for value in fields.get(name, []) for item in value.split(",")]
 
-    method, path, version = (line.split(" ") + ["", ""])[:3]
+    method, path, version = [*line.split(" "), "", ""][:3]
     path = path.partition("?")[0]
     if not re.fullmatch(r"/echo|/rooms/[A-Za-z0-9_-]{1,64}", path):
         raise Refused("404 Not Found")
@@ -352,8 +350,8 @@ def handshake(head: bytes) -> tuple[str, bytes]:
 
 
 def stop() -> None:
+    """Say good-bye to all, and wait until they have gone, but not for ever."""
     global stopping
-    deadline = time.monotonic() + CLOSE_TIMEOUT
     with lobby:
         stopping = True
         for client in clients:
@@ -361,11 +359,7 @@ def stop() -> None:
                 client.put(frame(CLOSE, struct.pack("!H", 1001)), last=True)
             else:
                 client.cut()
-    while clients and time.monotonic() < deadline:
-        time.sleep(0.01)
-    with lobby:
-        for client in clients:
-            client.cut()
+        lobby.wait_for(lambda: not clients, CLOSE_TIMEOUT)
 
 
 def terminate(*_: object) -> None:
