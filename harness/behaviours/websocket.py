@@ -261,7 +261,9 @@ def test_room(server: Server) -> None:
     stranger.stays_silent("a message of another room came late")
 
 
-@behaviour(stage=1, source=rfc(6455, "4.2.2", "/resource name/"), needs="handshake")
+@behaviour(
+    stage=1, source=rfc(6455, "4.2.2", "Sending the Server's Opening Handshake (/resource name/)"), needs="handshake"
+)
 def test_unknown_path(server: Server) -> None:
     """A path that offers nothing is 404; a query changes nothing."""
     for target in ("/", "/nothing", "/echo/", "/rooms/", "/rooms/a.b", f"/rooms/{'x' * 65}"):
@@ -346,7 +348,12 @@ def assert_refused(server: Server, what: str, head: bytes, *statuses: int) -> We
     return client
 
 
-@behaviour(stage=2, hidden=True, source=rfc(6455, "4.2.1", "items 1 and 5"), needs="bad_handshakes")
+@behaviour(
+    stage=2,
+    hidden=True,
+    source=rfc(6455, "4.2.1", "Reading the Client's Opening Handshake, items 1 and 5"),
+    needs="bad_handshakes",
+)
 def test_sloppy_handshakes(server: Server) -> None:
     """HTTP/1.0, and a key that is not 16 bytes in base64 or comes twice, are answered with an error."""
     sloppy = {"of HTTP/1.0": request(line="GET /echo HTTP/1.0")}
@@ -360,7 +367,7 @@ def test_sloppy_handshakes(server: Server) -> None:
     assert_echoed(server.dial("client").opened(), "served")
 
 
-@behaviour(stage=2, source=rfc(6455, "4.4", "Supporting Multiple Versions"), needs="handshake")
+@behaviour(stage=2, source=rfc(6455, "4.4", "Supporting Multiple Versions of WebSocket Protocol"), needs="handshake")
 @hints(
     "What does a client of tomorrow need to know from your refusal?",
     "426 and 400 are both right, as long as the answer names the version that you speak.",
@@ -376,7 +383,9 @@ def test_version(server: Server) -> None:
     assert_echoed(server.dial("client").opened(), "served")
 
 
-@behaviour(stage=2, source=rfc(6455, "4.2.2", "/subprotocol/"), needs="handshake")
+@behaviour(
+    stage=2, source=rfc(6455, "4.2.2", "Sending the Server's Opening Handshake (/subprotocol/)"), needs="handshake"
+)
 @hints(
     "What may the answer name, and when must it name nothing?",
     "Only a value that the client offered; a browser gives up on any other.",
@@ -420,7 +429,12 @@ def test_origin(server: Server) -> None:
     server.echo("no browser")
 
 
-@behaviour(stage=2, points=3, source=rfc(6455, "5.2", "Base Framing Protocol; 5.5 Control Frames"), needs="ping_pong")
+@behaviour(
+    stage=2,
+    points=3,
+    source=rfc(6455, "5.2", "Base Framing Protocol, and §5.5 Control Frames"),
+    needs=("ping_pong", "masking_required"),
+)
 def test_improper_frames(server: Server) -> None:
     """A reserved bit or opcode, or a control frame that is long or in fragments, ends the connection with 1002."""
     for rsv, opcode in ((4, TEXT), (2, TEXT), (1, BINARY), (3, TEXT), (5, BINARY), (6, PING), (7, CLOSE)):
@@ -435,7 +449,7 @@ def test_improper_frames(server: Server) -> None:
         assert_fails(server, f"a {NAMES[opcode]} in two fragments", (1002,), begin, F(CONTINUATION, b"b"))
 
 
-@behaviour(stage=2, points=3, source=rfc(6455, "5.4", "Fragmentation"), needs="fragments")
+@behaviour(stage=2, points=3, source=rfc(6455, "5.4", "Fragmentation"), needs=("fragments", "masking_required"))
 @hints(
     "What may come while a message is unfinished, and what when none is?",
     "A continuation continues something; a new text or binary frame may not begin inside of a message.",
@@ -458,7 +472,13 @@ def test_fragments_in_order(server: Server) -> None:
     client.until_close(1002)
 
 
-@behaviour(stage=2, points=3, hidden=True, source=rfc(6455, "5.4", "control frames in the middle"), needs="fragments")
+@behaviour(
+    stage=2,
+    points=3,
+    hidden=True,
+    source=rfc(6455, "5.4", "Fragmentation (control frames in the middle)"),
+    needs="fragments",
+)
 @hints(
     "Can a Ping wait until the message is complete?",
     "Control frames are served in the middle of a message, and leave its fragments alone.",
@@ -483,7 +503,7 @@ def test_control_between_fragments(server: Server) -> None:
     assert len(client.messages) == client.taken, "a message without its end is none, and was echoed"
 
 
-@behaviour(stage=2, hidden=True, points=3, source=rfc(6455, "5.4", "frame boundaries"), needs="fragments")
+@behaviour(stage=2, hidden=True, points=3, source=rfc(6455, "5.2", "Base Framing Protocol"), needs="fragments")
 def test_any_pieces(server: Server) -> None:
     """Frames arrive intact however TCP cuts or joins them: byte by byte, or many in one piece."""
     client = server.echo()
@@ -504,7 +524,12 @@ def test_any_pieces(server: Server) -> None:
     assert_back(client, *words)
 
 
-@behaviour(stage=2, hidden=True, source=rfc(6455, "5.2", "Payload length"), needs="lengths")
+@behaviour(
+    stage=2,
+    hidden=True,
+    source=rfc(6455, "5.2", "Base Framing Protocol (payload length)"),
+    needs=("lengths", "masking_required"),
+)
 def test_shortest_lengths(server: Server) -> None:
     """A length that is not in its shortest form ends the connection with 1002."""
     for size, form in ((5, 16), (125, 16), (0, 64), (126, 64), (65535, 64)):
@@ -516,7 +541,7 @@ def test_shortest_lengths(server: Server) -> None:
     stage=2,
     points=3,
     source=Source("README R5; CVE-2020-13935; RFC 6455 §5.2 Payload length"),
-    needs="lengths",
+    needs=("lengths", "masking_required"),
 )
 @hints(
     "Which sign has a length of 64 bits in your language?",
@@ -533,7 +558,12 @@ def test_absurd_lengths(server: Server) -> None:
         assert_fails(server, f"a length with its highest bit set, {length:#x}", (1002, 1009), bad)
 
 
-@behaviour(stage=2, points=3, source=rfc(6455, "10.4", "Implementation-Specific Limits"), needs="fragments")
+@behaviour(
+    stage=2,
+    points=3,
+    source=rfc(6455, "10.4", "Implementation-Specific Limits"),
+    needs=("fragments", "masking_required"),
+)
 @hints(
     "What is limited: the frame, or the message?",
     "Fragments add up, and a message without an end must not fill the memory.",
@@ -637,7 +667,12 @@ INVALID_TEXTS = (
 )
 
 
-@behaviour(stage=2, points=3, source=rfc(6455, "8.1", "Handling Errors in UTF-8-Encoded Data"), needs="fragments")
+@behaviour(
+    stage=2,
+    points=3,
+    source=rfc(6455, "8.1", "Handling Errors in UTF-8-Encoded Data"),
+    needs=("fragments", "masking_required"),
+)
 @hints(
     "Which texts does your decoder take that are none?",
     "Overlong forms, surrogates, numbers above U+10FFFF, and a character that the message leaves unfinished.",
@@ -1010,7 +1045,7 @@ def vanishing(server: Server) -> list[WebSocket]:
     alone=True,
     points=5,
     settings={"CLOSE_TIMEOUT_MS": 20_000},
-    source=rfc(6455, "7.4.1", "1001, going away"),
+    source=rfc(6455, "7.4.1", "Defined Status Codes (1001)"),
     needs="close_handshake",
 )
 @hints(

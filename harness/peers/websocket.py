@@ -199,7 +199,8 @@ class WebSocket:
 
     def until_ended(self) -> None:
         """Wait for the server to close the TCP connection. Raises Broken."""
-        self.solution.until(lambda: self.connection.ended, "an end of the TCP connection", self.name)
+        behind = " behind the Close" if self.close_frame else ""
+        self.solution.until(lambda: self.connection.ended, f"an end of the TCP connection{behind}", self.name)
         self.check()
 
     def check(self) -> None:
