@@ -1003,16 +1003,14 @@ def test_bad_clients_hurt_nobody(server: Server) -> None:
     server.solution.settled()
     server.fence(ann, ben)  # nothing that was never complete is a message
 
-    for number in range(12):
-        if number % 2:
-            offender = server.join(f"offender {number}").connection
-            offender.send(server.chance.randbytes(40))
-        else:
-            offender = server.solution.connect(f"offender {number}")
-            offender.send(GARBAGE[number // 2 % len(GARBAGE)])
+    for number in range(6):
+        member, stranger = server.join(f"offender {number}"), server.solution.connect(f"stranger {number}")
+        member.send(server.chance.randbytes(40), "40 bytes at random")
+        stranger.send(GARBAGE[number % len(GARBAGE)])
         if number % 3:
             server.solution.settled()
-        offender.hang_up()
+        member.hang_up()
+        stranger.hang_up()
     server.solution.settled()
     ben.until_messages(len(ben.messages))  # what was said at random may have been a message
     server.fence(ann, ben)

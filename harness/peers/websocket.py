@@ -179,7 +179,7 @@ class WebSocket:
 
     def until_pong(self, payload: bytes) -> None:
         """Wait for the Pong with that payload. Raises Broken."""
-        what = f"a Pong with the payload of the Ping, {shown(payload)}"
+        what = f"a Pong with the payload of the Ping, {shown(payload) or 'which is empty'}"
         self.solution.until(lambda: payload in self.pongs or self._over, what, self.name)
         self.check()
         if payload not in self.pongs:

@@ -286,10 +286,11 @@ class Solution:
 
     def explain(self, broken: AssertionError) -> None:
         """Add to a broken promise that the process has ended, where it tells why a connection did."""
-        ended = any(connection.ended for connection in self.network.parties(Connection))
-        if isinstance(broken, Died) or not ended or self.process is None or self.expected_to_die:
+        if isinstance(broken, Died) or self.process is None or self.expected_to_die:
             return
-        status = waiting.until_gone(self)
+        # A connection may end a moment before its process does. Ends that a peer has closed already are not known here.
+        ended = any(connection.ended for connection in self.network.parties(Connection))
+        status = waiting.until_gone(self) if ended else self.exit_status()
         if status is not None:
             broken.add_note(f"the solution {how_it_ended(status)}")
 
