@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness.behaviour import Source, behaviour, hints, rfc
+from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.websocket import Fields, WebSocket
 from harness.solution.program import Solution
 from harness.verdicts import NotReached
@@ -419,6 +419,10 @@ def test_subprotocol(server: Server) -> None:
     "Compare whole origins: `https://app.example.evil` begins like a good one.",
     "No Origin is no browser, and welcome; an Origin must equal an item of ORIGINS, else 403.",
 )
+@incident(
+    "Gitpod did not compare Origin: any page could talk to the workspace of whoever visited it, and take it over "
+    "(CVE-2023-0957)."
+)
 def test_origin(server: Server) -> None:
     """Pages of other origins get 403; those of ORIGINS, and clients that are no browser, are served."""
     for bad in ("https://evil.example", f"{APP}.evil", "http://app.example", f"{APP}:8443", "null", "https://app"):
@@ -547,6 +551,10 @@ def test_shortest_lengths(server: Server) -> None:
     "Which sign has a length of 64 bits in your language?",
     "The highest bit must be 0, and no length is a reason to allocate.",
     "Compare with MAX_MESSAGE as an unsigned number, before you read or reserve a byte of the payload.",
+)
+@incident(
+    "Tomcat did not look at the highest bit of a length, and one frame sent a thread into an endless loop "
+    "(CVE-2020-13935). In gorilla/websocket lengths overflowed, to the same effect (CVE-2020-27813)."
 )
 def test_absurd_lengths(server: Server) -> None:
     """A length of exabytes, or one with its highest bit set, ends the connection."""
@@ -986,6 +994,10 @@ def quick(server: Server) -> WebSocket:
     "What is left of a client that is gone?",
     "Its socket, its place in the room, and the beginning of what it wanted to say: all three go with it.",
     "One `finally` for every way in which a connection may end: leave the room, close the socket.",
+)
+@incident(
+    "In the library ws for Node, a handshake with more header fields than Node keeps ended the process, "
+    "and with it everybody's connection (CVE-2024-37890)."
 )
 def test_bad_clients_hurt_nobody(server: Server) -> None:
     """Who vanishes in the middle of anything, or sends garbage, harms nobody else, and leaves nothing behind."""
