@@ -286,11 +286,12 @@ class Solution:
 
     def explain(self, broken: AssertionError) -> None:
         """Add to a broken promise that the process has ended, where it tells why a connection did."""
-        if isinstance(broken, Died) or self.process is None or self.expected_to_die:
+        # The record knows also of the ends that a peer has answered by closing.
+        ends = [event for event in self.record.events if event.kind in ("fin", "reset")]
+        ended = any(event.source == self.record.solution for event in ends)
+        if isinstance(broken, Died) or not ended or self.process is None or self.expected_to_die:
             return
-        # A connection may end a moment before its process does. Ends that a peer has closed already are not known here.
-        ended = any(connection.ended for connection in self.network.parties(Connection))
-        status = waiting.until_gone(self) if ended else self.exit_status()
+        status = waiting.until_gone(self)
         if status is not None:
             broken.add_note(f"the solution {how_it_ended(status)}")
 
