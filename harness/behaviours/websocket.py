@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness.behaviour import Source, behaviour, hints, rfc
+from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.websocket import Fields, WebSocket
 from harness.solution.program import Solution
 from harness.verdicts import NotReached
@@ -32,13 +32,7 @@ KIB, MIB = 1 << 10, 1 << 20
 LIMIT = 100_000  # of a message, in bytes: no default of anybody's
 APP, LOCAL = "https://app.example", "http://localhost:8080"
 SETTINGS = {"MAX_MESSAGE": LIMIT, "ORIGINS": f"{APP},{LOCAL}", "SUBPROTOCOLS": "chat.v2,chat.v1"}
-PING_INTERVAL, PONG_TIMEOUT = 30, 150  # ms
-HASTY = {
-    "PING_INTERVAL_MS": PING_INTERVAL,
-    "PONG_TIMEOUT_MS": PONG_TIMEOUT,
-    "HANDSHAKE_TIMEOUT_MS": 150,
-    "CLOSE_TIMEOUT_MS": 150,
-}
+PATIENT = 1900  # ms, where a slow machine has shown that a short time is too short
 SHORT = {"MAX_PENDING": 512 * KIB}
 BIG = 64 * KIB
 
@@ -267,7 +261,9 @@ def test_room(server: Server) -> None:
     stranger.stays_silent("a message of another room came late")
 
 
-@behaviour(stage=1, source=rfc(6455, "4.2.2", "/resource name/"), needs="handshake")
+@behaviour(
+    stage=1, source=rfc(6455, "4.2.2", "Sending the Server's Opening Handshake (/resource name/)"), needs="handshake"
+)
 def test_unknown_path(server: Server) -> None:
     """A path that offers nothing is 404; a query changes nothing."""
     for target in ("/", "/nothing", "/echo/", "/rooms/", "/rooms/a.b", f"/rooms/{'x' * 65}"):
@@ -309,15 +305,19 @@ def request(**fields: str | list[str] | None) -> bytes:
 
 @behaviour(stage=2, hidden=True, source=rfc(6455, "4.2.1", "Reading the Client's Opening Handshake"), needs="handshake")
 def test_odd_but_right_handshakes(server: Server) -> None:
-    """Names and keywords have no case, Connection is a list, and unknown fields are ignored."""
+    """Names and keywords have no case, Connection is a list; unknown fields and extensions change nothing."""
     odd = [
         request(upgrade="WebSocket", connection="keep-alive, uPGRADE", x_unknown="yes"),
         request(connection=["keep-alive", "Upgrade"], cookie="a=b", accept_encoding="gzip"),
         request(connection="Upgrade , foo", sec_websocket_key="  dGhlIHNhbXBsZSBub25jZQ==  "),
         request(line="GET /echo?a=b HTTP/1.1").replace(b"sec-websocket-", b"SEC-WEBSOCKET-").replace(b"host", b"hOSt"),
+        request(sec_websocket_extensions="permessage-deflate; client_max_window_bits"),
+        request(sec_websocket_extensions=["permessage-deflate; server_no_context_takeover, x-foo", "x-bar"]),
     ]
     for head in odd:
         client = server.dial("client", request=head, key="dGhlIHNhbXBsZSBub25jZQ==").opened()
+        agreed = client.header("sec-websocket-extensions")
+        assert not agreed, f"no extension is spoken here, and the server agreed to {agreed!r}"
         assert_echoed(client, server.word())
 
 
@@ -348,7 +348,12 @@ def assert_refused(server: Server, what: str, head: bytes, *statuses: int) -> We
     return client
 
 
-@behaviour(stage=2, hidden=True, source=rfc(6455, "4.2.1", "items 1 and 5"), needs="bad_handshakes")
+@behaviour(
+    stage=2,
+    hidden=True,
+    source=rfc(6455, "4.2.1", "Reading the Client's Opening Handshake, items 1 and 5"),
+    needs="bad_handshakes",
+)
 def test_sloppy_handshakes(server: Server) -> None:
     """HTTP/1.0, and a key that is not 16 bytes in base64 or comes twice, are answered with an error."""
     sloppy = {"of HTTP/1.0": request(line="GET /echo HTTP/1.0")}
@@ -362,7 +367,7 @@ def test_sloppy_handshakes(server: Server) -> None:
     assert_echoed(server.dial("client").opened(), "served")
 
 
-@behaviour(stage=2, source=rfc(6455, "4.4", "Supporting Multiple Versions"), needs="handshake")
+@behaviour(stage=2, source=rfc(6455, "4.4", "Supporting Multiple Versions of WebSocket Protocol"), needs="handshake")
 @hints(
     "What does a client of tomorrow need to know from your refusal?",
     "426 and 400 are both right, as long as the answer names the version that you speak.",
@@ -378,7 +383,9 @@ def test_version(server: Server) -> None:
     assert_echoed(server.dial("client").opened(), "served")
 
 
-@behaviour(stage=2, source=rfc(6455, "4.2.2", "/subprotocol/"), needs="handshake")
+@behaviour(
+    stage=2, source=rfc(6455, "4.2.2", "Sending the Server's Opening Handshake (/subprotocol/)"), needs="handshake"
+)
 @hints(
     "What may the answer name, and when must it name nothing?",
     "Only a value that the client offered; a browser gives up on any other.",
@@ -412,6 +419,10 @@ def test_subprotocol(server: Server) -> None:
     "Compare whole origins: `https://app.example.evil` begins like a good one.",
     "No Origin is no browser, and welcome; an Origin must equal an item of ORIGINS, else 403.",
 )
+@incident(
+    "Gitpod did not compare Origin: any page could talk to the workspace of whoever visited it, and take it over "
+    "(CVE-2023-0957)."
+)
 def test_origin(server: Server) -> None:
     """Pages of other origins get 403; those of ORIGINS, and clients that are no browser, are served."""
     for bad in ("https://evil.example", f"{APP}.evil", "http://app.example", f"{APP}:8443", "null", "https://app"):
@@ -422,32 +433,19 @@ def test_origin(server: Server) -> None:
     server.echo("no browser")
 
 
-@behaviour(stage=2, hidden=True, source=rfc(6455, "9.1", "Negotiating Extensions"), needs="echo")
-def test_deflate_refused(server: Server) -> None:
-    """Extensions that are offered are not agreed to, so a compressed frame ends the connection with 1002."""
-    offers = ["permessage-deflate; client_max_window_bits", "permessage-deflate; server_no_context_takeover, x-foo"]
-    for offer in offers:
-        client = server.echo(fields=[("Sec-WebSocket-Extensions", offer)])
-        agreed = client.header("sec-websocket-extensions")
-        assert not agreed, f"no extension is spoken here, and the server agreed to {agreed!r}"
-        client.send(client.bytes_of(TEXT, b"\xf2H\xcd\xc9\xc9\x07\x00", rsv=4), "a compressed text (RSV1 is set)")
-        client.until_close(1002)
-        assert len(client.messages) == 1, "a frame with RSV1 is no message, and was echoed"
-
-
-@behaviour(stage=2, source=rfc(6455, "5.2", "RSV1, RSV2, RSV3; Opcode"), needs="echo")
-def test_reserved_bits_and_opcodes(server: Server) -> None:
-    """A frame with a reserved bit set, or with an opcode that has no meaning yet, ends the connection with 1002."""
+@behaviour(
+    stage=2,
+    points=3,
+    source=rfc(6455, "5.2", "Base Framing Protocol, and §5.5 Control Frames"),
+    needs=("ping_pong", "masking_required"),
+)
+def test_improper_frames(server: Server) -> None:
+    """A reserved bit or opcode, or a control frame that is long or in fragments, ends the connection with 1002."""
     for rsv, opcode in ((4, TEXT), (2, TEXT), (1, BINARY), (3, TEXT), (5, BINARY), (6, PING), (7, CLOSE)):
         what = f"a {NAMES[opcode]} frame with the reserved bits {rsv:03b}"
         assert_fails(server, what, (1002,), F(opcode, b"\x03\xe8").but(rsv=rsv))
     for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15):
         assert_fails(server, f"opcode {opcode}", (1002,), F(opcode, b"x" * (opcode % 2)))
-
-
-@behaviour(stage=2, source=rfc(6455, "5.5", "Control Frames"), needs="ping_pong")
-def test_control_frames_are_short_and_whole(server: Server) -> None:
-    """A control frame of more than 125 bytes, or in fragments, ends the connection with 1002."""
     for opcode in (PING, PONG, CLOSE):
         long = close_payload(1000, "x" * 124)
         assert_fails(server, f"a {NAMES[opcode]} of 126 bytes", (1002,), F(opcode, long))
@@ -455,7 +453,7 @@ def test_control_frames_are_short_and_whole(server: Server) -> None:
         assert_fails(server, f"a {NAMES[opcode]} in two fragments", (1002,), begin, F(CONTINUATION, b"b"))
 
 
-@behaviour(stage=2, points=3, source=rfc(6455, "5.4", "Fragmentation"), needs="fragments")
+@behaviour(stage=2, points=3, source=rfc(6455, "5.4", "Fragmentation"), needs=("fragments", "masking_required"))
 @hints(
     "What may come while a message is unfinished, and what when none is?",
     "A continuation continues something; a new text or binary frame may not begin inside of a message.",
@@ -478,7 +476,13 @@ def test_fragments_in_order(server: Server) -> None:
     client.until_close(1002)
 
 
-@behaviour(stage=2, points=3, hidden=True, source=rfc(6455, "5.4", "control frames in the middle"), needs="fragments")
+@behaviour(
+    stage=2,
+    points=3,
+    hidden=True,
+    source=rfc(6455, "5.4", "Fragmentation (control frames in the middle)"),
+    needs="fragments",
+)
 @hints(
     "Can a Ping wait until the message is complete?",
     "Control frames are served in the middle of a message, and leave its fragments alone.",
@@ -503,7 +507,7 @@ def test_control_between_fragments(server: Server) -> None:
     assert len(client.messages) == client.taken, "a message without its end is none, and was echoed"
 
 
-@behaviour(stage=2, hidden=True, points=3, source=rfc(6455, "5.4", "frame boundaries"), needs="fragments")
+@behaviour(stage=2, hidden=True, points=3, source=rfc(6455, "5.2", "Base Framing Protocol"), needs="fragments")
 def test_any_pieces(server: Server) -> None:
     """Frames arrive intact however TCP cuts or joins them: byte by byte, or many in one piece."""
     client = server.echo()
@@ -524,7 +528,12 @@ def test_any_pieces(server: Server) -> None:
     assert_back(client, *words)
 
 
-@behaviour(stage=2, hidden=True, source=rfc(6455, "5.2", "Payload length"), needs="lengths")
+@behaviour(
+    stage=2,
+    hidden=True,
+    source=rfc(6455, "5.2", "Base Framing Protocol (payload length)"),
+    needs=("lengths", "masking_required"),
+)
 def test_shortest_lengths(server: Server) -> None:
     """A length that is not in its shortest form ends the connection with 1002."""
     for size, form in ((5, 16), (125, 16), (0, 64), (126, 64), (65535, 64)):
@@ -536,27 +545,33 @@ def test_shortest_lengths(server: Server) -> None:
     stage=2,
     points=3,
     source=Source("README R5; CVE-2020-13935; RFC 6455 §5.2 Payload length"),
-    needs="lengths",
+    needs=("lengths", "masking_required"),
 )
 @hints(
     "Which sign has a length of 64 bits in your language?",
     "The highest bit must be 0, and no length is a reason to allocate.",
     "Compare with MAX_MESSAGE as an unsigned number, before you read or reserve a byte of the payload.",
 )
+@incident(
+    "Tomcat did not look at the highest bit of a length, and one frame sent a thread into an endless loop "
+    "(CVE-2020-13935). In gorilla/websocket lengths overflowed, to the same effect (CVE-2020-27813)."
+)
 def test_absurd_lengths(server: Server) -> None:
-    """A length of exabytes, or one with its highest bit set, ends the connection, and costs nothing."""
+    """A length of exabytes, or one with its highest bit set, ends the connection."""
     some = b"x" * (LIMIT + 1)
-    before = server.solution.memory_bytes()
     for length in (1 << 40, (1 << 62) + 5):
         assert_fails(server, f"a length of {length}", (1009,), F(BINARY, some).but(form=64, length=length))
     for length in (1 << 63, (1 << 64) - 1, (1 << 63) + 5):
         bad = F(BINARY, b"hello").but(form=64, length=length)
         assert_fails(server, f"a length with its highest bit set, {length:#x}", (1002, 1009), bad)
-    grown = server.solution.memory_bytes() - before
-    assert grown < 32 * MIB, f"lengths that were only announced cost {grown / MIB:.0f} MiB"
 
 
-@behaviour(stage=2, points=3, source=rfc(6455, "10.4", "Implementation-Specific Limits"), needs="fragments")
+@behaviour(
+    stage=2,
+    points=3,
+    source=rfc(6455, "10.4", "Implementation-Specific Limits"),
+    needs=("fragments", "masking_required"),
+)
 @hints(
     "What is limited: the frame, or the message?",
     "Fragments add up, and a message without an end must not fill the memory.",
@@ -635,18 +650,6 @@ VALID_TEXTS = (
 )
 
 
-@behaviour(stage=2, source=rfc(6455, "5.6", "Data Frames (Text)"), needs="fragments")
-def test_utf8_across_fragments(server: Server) -> None:
-    """Text may be cut into fragments in the middle of a character, and non-characters are characters."""
-    client = server.echo()
-    for payload in VALID_TEXTS:
-        text = payload.decode()
-        client.say(text)
-        client.say_in_fragments(text, *range(1, len(payload)))
-        client.say_in_fragments(text, 1, 1, len(payload) - 1)
-        assert_back(client, text, text, text)
-
-
 INVALID_TEXTS = (
     b"\x80",  # continuations of nothing
     b"\xbf\x80",
@@ -672,28 +675,40 @@ INVALID_TEXTS = (
 )
 
 
-@behaviour(stage=2, points=3, source=rfc(6455, "8.1", "Handling Errors in UTF-8-Encoded Data"), needs="echo")
+@behaviour(
+    stage=2,
+    points=3,
+    source=rfc(6455, "8.1", "Handling Errors in UTF-8-Encoded Data"),
+    needs=("fragments", "masking_required"),
+)
 @hints(
     "Which texts does your decoder take that are none?",
     "Overlong forms, surrogates, numbers above U+10FFFF, and a character that the message leaves unfinished.",
     "Decode strictly, and once more with final=True when the message ends; UnicodeDecodeError is a Close with 1007.",
 )
-def test_utf8_invalid(server: Server) -> None:
-    """A text that is no UTF-8 ends the connection with 1007, in one frame or in many; as binary it is welcome."""
+def test_text_is_utf8(server: Server) -> None:
+    """Text that is UTF-8 comes back, though fragments cut its characters; any other ends the connection with 1007."""
+    client = server.echo()
+    for payload in VALID_TEXTS:
+        text = payload.decode()
+        client.say(text)
+        client.say_in_fragments(text, *range(1, len(payload)))
+        client.say_in_fragments(text, 1, 1, len(payload) - 1)
+        assert_back(client, text, text, text)
     for payload in INVALID_TEXTS:
         what = f"a text of the bytes {payload.hex(' ')}"
         assert_fails(server, what, (1007,), F(TEXT, payload), then=TEXT)
     for payload in INVALID_TEXTS[-3:]:
-        client = server.echo()
+        bad = server.echo()
         for at in range(len(payload)):
-            client.frame(CONTINUATION if at else TEXT, payload[at : at + 1], fin=False)
-        client.frame(CONTINUATION)
-        client.until_close(1007)
-        assert len(client.messages) == client.taken, "a text that is no UTF-8 is no message, and was echoed"
-    assert_echoed(server.echo(), *INVALID_TEXTS)
+            bad.frame(CONTINUATION if at else TEXT, payload[at : at + 1], fin=False)
+        bad.frame(CONTINUATION)
+        bad.until_close(1007)
+        assert len(bad.messages) == bad.taken, "a text that is no UTF-8 is no message, and was echoed"
+    assert_echoed(client, *VALID_TEXTS, *INVALID_TEXTS)  # binary messages may be anything
 
 
-@behaviour(stage=2, points=3, hidden=True, source=brief("R6", "as early as it can be"), needs="utf8_invalid")
+@behaviour(stage=2, points=3, hidden=True, source=brief("R6", "as early as it can be"), needs="text_is_utf8")
 @hints(
     "When do you know that a text is none?",
     "With the first byte that no character can go on with, in whatever fragment it stands.",
@@ -874,19 +889,17 @@ def test_slow_member_is_cut(server: Server) -> None:
     "`await writer.drain()` behind each echo, or cut the client above MAX_PENDING.",
 )
 def test_echo_to_a_client_that_does_not_read(server: Server) -> None:
-    """A client of the echo that sends and does not read costs little memory, and delays nobody."""
+    """A client of the echo that sends and does not read has little kept for it, and delays nobody."""
     greedy = server.echo("greedy", slow_reader=True)
     other = server.echo("other")
     greedy.connection.stop_reading()
+    message, number = b"m" * BIG, 64
+    frames = greedy.bytes_of(BINARY, message) * number
+    greedy.send(frames, f"{number} messages of 64 KiB, and none is read")
     server.solution.settled()
-    before, total = server.solution.memory_bytes(), 12 * MIB
-    message = b"m" * BIG
-    frames = greedy.bytes_of(BINARY, message) * (total // BIG)
-    greedy.send(frames, f"{total // BIG} messages of 64 KiB, and none is read")
-    server.solution.settled()
-    grown = server.solution.memory_bytes() - before
-    assert grown < total / 2, (
-        f"{total >> 20} MiB are offered by a client that does not read; {grown >> 20} MiB are kept"
+    kept = kept_for(server, greedy)
+    assert kept < 4 * SHORT["MAX_PENDING"], (
+        f"{kept >> 10} KiB are kept for a client that does not read; MAX_PENDING is {SHORT['MAX_PENDING'] >> 10} KiB"
     )
     assert_echoed(other, "served")
     greedy.connection.read_again()
@@ -896,7 +909,26 @@ def test_echo_to_a_client_that_does_not_read(server: Server) -> None:
     greedy.hang_up()
 
 
-@behaviour(stage=4, points=4, source=rfc(6455, "5.5.2", "Ping (keepalive)"), settings=HASTY, needs="ping_pong")
+def kept_for(server: Server, client: WebSocket) -> int:
+    """Bytes of a client of the echo that the server itself has: taken from the kernel, and not given back to it.
+
+    That is exact, where its memory would only tell when its garbage was collected last.
+    """
+    unread = server.solution.unread(client.connection)
+    if unread is None or client.ended:
+        return 0
+    taken, given = client.connection.sent - unread, client.connection.received
+    return taken - given - server.solution.kernel_holds(client.connection)
+
+
+@behaviour(
+    stage=4,
+    points=4,
+    alone=True,
+    settings={"PING_INTERVAL_MS": 20, "PONG_TIMEOUT_MS": 60},
+    source=rfc(6455, "5.5.2", "Ping"),
+    needs="ping_pong",
+)
 @hints(
     "How do you know that somebody is still there who says nothing?",
     "Ask with a Ping; only an answer is a proof of life.",
@@ -904,24 +936,40 @@ def test_echo_to_a_client_that_does_not_read(server: Server) -> None:
 )
 def test_silent_client_is_ended(server: Server) -> None:
     """A client that is silent gets a Ping, and one that does not answer is ended; one that does is kept."""
+    live = outlives_a_silent_one(server)
+    if live.ended:  # on a slow machine its Pong may have been late
+        server.solution.kill()
+        server.solution.restart(PING_INTERVAL_MS=200, PONG_TIMEOUT_MS=PATIENT)
+        live = outlives_a_silent_one(server)
+    assert not live.ended, f"it answered each of {len(live.pings)} Pings, and was ended all the same"
+
+
+def outlives_a_silent_one(server: Server) -> WebSocket:
+    """A client that answers Pings, asked once more after another that does not was ended; or ended itself."""
     silent, live = server.join("silent"), server.join("live")
     silent.answers_pings = silent.answers_close = False
-    asked = f"a Ping after PING_INTERVAL_MS, {PING_INTERVAL}"
+    asked = f"a Ping after PING_INTERVAL_MS, {server.solution.settings['PING_INTERVAL_MS']}"
     server.solution.until(lambda: silent.pings or silent.ended, asked, "silent")
     assert silent.pings, "a Ping is owed before anybody is taken for dead"
-    late = f"an end, PONG_TIMEOUT_MS, {PONG_TIMEOUT}, after a Ping that was not answered"
+    late = f"an end, PONG_TIMEOUT_MS, {server.solution.settings['PONG_TIMEOUT_MS']}, after a Ping without an answer"
     server.solution.until(lambda: silent.ended, late, "silent")
     silent.check()
     seen = len(live.pings)
     server.solution.until(lambda: len(live.pings) > seen or live.ended, "the next Ping", "live")
-    assert not live.ended, f"it answered each of {len(live.pings)} Pings, and was ended all the same"
-    server.fence(server.join("ann"), live)
+    return live
 
 
-@behaviour(stage=4, hidden=True, source=brief("R4", "HANDSHAKE_TIMEOUT_MS"), settings=HASTY, needs="handshake")
+@behaviour(
+    stage=4,
+    hidden=True,
+    alone=True,
+    settings={"HANDSHAKE_TIMEOUT_MS": 60},
+    source=brief("R4", "HANDSHAKE_TIMEOUT_MS"),
+    needs="handshake",
+)
 def test_unfinished_handshake_is_ended(server: Server) -> None:
     """A client that does not finish its handshake is ended in time, and delays nobody."""
-    client = server.echo("quick")
+    client = quick(server)
     drips = [server.solution.connect("silent"), server.solution.connect("drip")]
     drips[1].send(request()[:-2])
     server.solution.settled()
@@ -930,72 +978,86 @@ def test_unfinished_handshake_is_ended(server: Server) -> None:
     assert_echoed(client, "an open connection has all the time it wants")
 
 
-@behaviour(stage=4, hidden=True, alone=True, points=5, source=brief("R10", "clients that vanish"), needs="room")
-def test_vanished_clients_are_forgotten(server: Server) -> None:
-    """Who vanishes, by FIN or RST and in the middle of anything, has said nothing more and leaves nothing behind."""
-    ann, ben = server.members("ann", "ben")
-    server.fence(ann, ben)
-    server.solution.settled()
-    before = server.solution.sockets()
-    for ending in ("hang_up", "leave"):
-        gone = server.members(*(f"gone {number}" for number in range(5)))
-        frame = gone[0].bytes_of(TEXT, b"never complete")
-        gone[0].send(frame[:1], "one byte of a frame")
-        gone[1].send(frame[:-1], "a frame but for its last byte")
-        gone[2].frame(TEXT, b"a fragment", fin=False)
-        gone[3].ping(b"p")
-        server.solution.settled()
-        for client in gone:
-            client.hang_up() if ending == "hang_up" else client.connection.half_close()
-        if ending == "leave":
-            until_all_ended(server, gone)
-    server.solution.until(
-        lambda: server.solution.sockets() <= before, "an end of the sockets of 10 clients that are gone"
-    )
-    server.fence(ann, ben)
+def quick(server: Server) -> WebSocket:
+    """A client whose handshake is over in time; where none is, on a slow machine, the server is to give more."""
+    client = server.dial("quick")
+    server.solution.until(lambda: client.status or client.ended, "a response", "quick")
+    if client.status != 101:
+        server.solution.kill()
+        server.solution.restart(HANDSHAKE_TIMEOUT_MS=PATIENT)
+        client = server.dial("quick")
+    return client.opened()
 
 
-def until_all_ended(server: Server, clients: list[WebSocket]) -> None:
-    over = "the server's end of connections that the clients have closed"
-    server.solution.until(lambda: all(client.ended for client in clients), over)
-
-
-@behaviour(stage=4, hidden=True, points=4, source=brief("R10", "only the offender suffers"), needs="masking_required")
+@behaviour(stage=4, hidden=True, alone=True, points=5, source=brief("R10", "bad clients"), needs="room")
+@hints(
+    "What is left of a client that is gone?",
+    "Its socket, its place in the room, and the beginning of what it wanted to say: all three go with it.",
+    "One `finally` for every way in which a connection may end: leave the room, close the socket.",
+)
+@incident(
+    "In the library ws for Node, a handshake with more header fields than Node keeps ended the process, "
+    "and with it everybody's connection (CVE-2024-37890)."
+)
 def test_bad_clients_hurt_nobody(server: Server) -> None:
-    """Garbage, broken frames and resets of many clients cost nobody else anything."""
+    """Who vanishes in the middle of anything, or sends garbage, harms nobody else, and leaves nothing behind."""
     ann, ben = server.members("ann", "ben")
     server.fence(ann, ben)
     server.solution.settled()
     before = server.solution.sockets()
-    garbage = [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + server.chance.randbytes(200) + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\x00\xff garbage \r\n\r\n",
-        server.chance.randbytes(500) + b"\r\n\r\n",
-    ]
-    for number in range(24):
-        if number % 2:
-            bad = server.join(f"bad {number}")
-            bad.send(server.chance.randbytes(40), "40 bytes at random")
-            if number % 3:
-                server.solution.settled()
-            bad.hang_up()
-        else:
-            connection = server.solution.connect(f"bad {number}")
-            connection.send(garbage[number // 2 % 4])
-            if number % 3:
-                server.solution.settled()
-            connection.hang_up()
+    for ending in ("hang_up", "half_close"):
+        gone = vanishing(server)
+        for client in gone:
+            getattr(client.connection, ending)()
+        if ending == "half_close":
+            over = "the server's end of connections that the clients have closed"
+            server.solution.until(lambda: all(client.ended for client in gone), over)  # noqa: B023
     server.solution.settled()
-    heard = len(ben.messages)  # what was said at random may have been a message
-    ben.until_messages(heard)
+    server.fence(ann, ben)  # nothing that was never complete is a message
+
+    for number in range(6):
+        member, stranger = server.join(f"offender {number}"), server.solution.connect(f"stranger {number}")
+        member.send(server.chance.randbytes(40), "40 bytes at random")
+        stranger.send(GARBAGE[number % len(GARBAGE)])
+        if number % 3:
+            server.solution.settled()
+        member.hang_up()
+        stranger.hang_up()
+    server.solution.settled()
+    ben.until_messages(len(ben.messages))  # what was said at random may have been a message
     server.fence(ann, ben)
     server.solution.until(
-        lambda: server.solution.sockets() <= before, "an end of the sockets of 24 clients that are gone"
+        lambda: server.solution.sockets() <= before, "an end of the sockets of 22 clients that are gone"
     )
 
 
-@behaviour(stage=4, alone=True, points=5, source=rfc(6455, "7.4.1", "1001, going away"), needs="close_handshake")
+GARBAGE = (
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(0x80, 0x100)) + b"\r\n\r\n",  # TLS
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"\x00\xff garbage \r\n\r\n",
+)
+
+
+def vanishing(server: Server) -> list[WebSocket]:
+    """Five members in the middle of something."""
+    gone = server.members(*(f"gone {number}" for number in range(5)))
+    frame = gone[0].bytes_of(TEXT, b"never complete")
+    gone[0].send(frame[:1], "one byte of a frame")
+    gone[1].send(frame[:-1], "a frame but for its last byte")
+    gone[2].frame(TEXT, b"a fragment", fin=False)
+    gone[3].ping(b"p")
+    server.solution.settled()
+    return gone
+
+
+@behaviour(
+    stage=4,
+    alone=True,
+    points=5,
+    settings={"CLOSE_TIMEOUT_MS": 20_000},
+    source=rfc(6455, "7.4.1", "Defined Status Codes (1001)"),
+    needs="close_handshake",
+)
 @hints(
     "What does a browser see when your process simply ends?",
     "1006 and an error. A Close with 1001 tells it that it may come back.",
@@ -1020,7 +1082,8 @@ def test_sigterm_goes_away(server: Server) -> None:
     slow.until_close(1001)
     assert slow.messages[: len(said)] == said, f"{len(said)} messages were waiting, {len(slow.messages)} came"
     status = server.solution.until_exit("to end once every client has gone")
-    assert status in (0, -15), f"exit status 0 or an end by SIGTERM is owed, and came {status}"
+    # 143, 128 + SIGTERM, is how a JVM and many supervisors say "by the signal"
+    assert status in (0, 143, -15), f"exit status 0, 143 or an end by SIGTERM is owed, and came {status}"
     assert late.status != 101, "who comes after SIGTERM is not let in, and got 101"
 
 
@@ -1035,12 +1098,9 @@ def test_sigterm_goes_away(server: Server) -> None:
 def test_sigterm_is_bounded(server: Server) -> None:
     """Clients that do not answer the Close, or do not read at all, can't keep the server from ending."""
     server.stalled()
-    deaf = server.join("deaf")
-    # half
-    deaf.answers_close = False
+    server.join("deaf").answers_close = False
     assert_echoed(server.echo(), "served")
     server.solution.terminate()
-    deaf.until_close(1001)
     server.solution.until_exit("to end CLOSE_TIMEOUT_MS after SIGTERM, though two clients do nothing")
 
 
@@ -1049,8 +1109,8 @@ def test_sigterm_is_bounded(server: Server) -> None:
 
 @behaviour(stage=5, points=3, source=brief("R12", "many members"), needs="one_order_for_all")
 def test_many_members(server: Server) -> None:
-    """150 members of one room hear everything that is said."""
-    members = [server.dial(f"member {number}", f"/rooms/{server.room}") for number in range(150)]
+    """110 members of one room hear everything that is said."""
+    members = [server.dial(f"member {number}", f"/rooms/{server.room}") for number in range(110)]
     for member in members:
         member.opened()
     for word in ("one", "two", "three"):
@@ -1059,7 +1119,7 @@ def test_many_members(server: Server) -> None:
         assert member.until_messages(3) == ["one", "two", "three"], f"{member.name} is owed all three"
 
 
-@behaviour(stage=5, hidden=True, settings=HASTY, source=brief("R12", "memory"), needs="room")
+@behaviour(stage=5, hidden=True, alone=True, source=brief("R12", "memory"), needs="room")
 def test_rooms_leave_nothing_behind(server: Server) -> None:
     """Rooms and clients that are gone cost no memory."""
     number = 0
@@ -1083,14 +1143,16 @@ def test_rooms_leave_nothing_behind(server: Server) -> None:
 
 
 def assert_levels_off(server: Server, step: Callable[[], object], what: str, most: int) -> None:
-    """Repeat `step` until the server grows by less than `most` bytes: a garbage collector takes its time."""
+    """Repeat `step` until the server grows by less than `most` bytes.
+
+    What leaks grows each time; what waits for a garbage collector grows until it comes, perhaps tens of MiB later.
+    """
     step()
     grown: list[float] = []
-    for _ in range(10):
+    for _ in range(25):
         before = server.solution.memory_bytes()
         step()
         grown.append((server.solution.memory_bytes() - before) / MIB)
         if grown[-1] * MIB < most:
             return
-    sizes = ", ".join(f"{size:.1f}" for size in grown)
-    raise AssertionError(f"{what}, and again and again: each time the server grew, by {sizes} MiB")
+    raise AssertionError(f"{what}, {len(grown)} times: each time the server grew, by {sum(grown):.1f} MiB in all")

@@ -136,7 +136,9 @@ class WebSocket:
 
     def until_answered(self) -> int:
         """Wait for the response to the handshake; its status. Raises Broken."""
-        self.solution.until(lambda: (self.status and (self.status == 101 or self._refused)) or self._over, "a response")
+        self.solution.until(
+            lambda: (self.status and (self.status == 101 or self._refused)) or self._over, "a complete response"
+        )
         self.check()
         if self.status is None:
             raise Broken(f"{self.name} is owed a response to its handshake; the connection was closed instead")
@@ -177,7 +179,7 @@ class WebSocket:
 
     def until_pong(self, payload: bytes) -> None:
         """Wait for the Pong with that payload. Raises Broken."""
-        what = f"a Pong with the payload of the Ping, {shown(payload)}"
+        what = f"a Pong with the payload of the Ping, {shown(payload) or 'which is empty'}"
         self.solution.until(lambda: payload in self.pongs or self._over, what, self.name)
         self.check()
         if payload not in self.pongs:
@@ -197,7 +199,8 @@ class WebSocket:
 
     def until_ended(self) -> None:
         """Wait for the server to close the TCP connection. Raises Broken."""
-        self.solution.until(lambda: self.connection.ended, "an end of the TCP connection", self.name)
+        behind = " behind the Close" if self.close_frame else ""
+        self.solution.until(lambda: self.connection.ended, f"an end of the TCP connection{behind}", self.name)
         self.check()
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from harness import waiting
 from harness.kata import Kata
 from harness.solution import datagrams
+from harness.solution.diag import TcpEnd
 from harness.solution.kernel import ProcessTree
 from harness.solution.port import Port
 from harness.solution.process import Process, how_it_ended
@@ -249,13 +250,24 @@ class Solution:
 
     def kernel_holds(self, connection: Connection) -> int:
         """Bytes from the solution that wait in the kernel, on either side, because the harness does not read them."""
-        if not isinstance(self.watch, Watch):
-            raise NotShown(f"needs what only Linux shows of a socket; {self.watch.describe()}")
-        tcp = self.watch.tcp
-        theirs, ours = tcp.lookup(connection.remote, connection.local), tcp.lookup(connection.local, connection.remote)
+        theirs, ours = self._both_ends(connection)
         waiting_there = (theirs.wqueue if theirs else 0) + (ours.rqueue if ours else 0)
         self.record.fact(f"{waiting_there:,} bytes for {connection.name} wait in the kernel")
         return waiting_there
+
+    def unread(self, connection: Connection) -> int | None:
+        """Bytes for the solution that wait in the kernel, on either side, because it does not read; None: it closed."""
+        theirs, ours = self._both_ends(connection)
+        if theirs is None or not theirs.inode:
+            return None
+        return theirs.rqueue + (ours.wqueue if ours else 0)
+
+    def _both_ends(self, connection: Connection) -> tuple[TcpEnd | None, TcpEnd | None]:
+        if not isinstance(self.watch, Watch):
+            raise NotShown(f"needs what only Linux shows of a socket; {self.watch.describe()}")
+        tcp = self.watch.tcp
+        tcp.refresh()
+        return tcp.lookup(connection.remote, connection.local), tcp.lookup(connection.local, connection.remote)
 
     def sockets(self) -> int:
         """How many sockets the tree holds open."""
@@ -288,7 +300,9 @@ class Solution:
 
     def explain(self, broken: AssertionError) -> None:
         """Add to a broken promise that the process has ended, where it tells why a connection did."""
-        ended = any(connection.ended for connection in self.network.parties(Connection))
+        # The record knows also of the ends that a peer has answered by closing.
+        ends = [event for event in self.record.events if event.kind in ("fin", "reset")]
+        ended = any(event.source == self.record.solution for event in ends)
         if isinstance(broken, Died) or not ended or self.process is None or self.expected_to_die:
             return
         status = waiting.until_gone(self)

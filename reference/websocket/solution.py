@@ -34,7 +34,7 @@ HANDSHAKE_TIMEOUT = int(os.environ.get("HANDSHAKE_TIMEOUT_MS", 10_000)) / 1000
 PING_INTERVAL = int(os.environ.get("PING_INTERVAL_MS", 60_000)) / 1000
 PONG_TIMEOUT = int(os.environ.get("PONG_TIMEOUT_MS", 60_000)) / 1000
 CLOSE_TIMEOUT = int(os.environ.get("CLOSE_TIMEOUT_MS", 5000)) / 1000
-ORIGINS = [origin.lower() for origin in os.environ.get("ORIGINS", "").split(",") if origin]
+ORIGINS = [origin for origin in os.environ.get("ORIGINS", "").split(",") if origin]
 SUBPROTOCOLS = os.environ.get("SUBPROTOCOLS", "").split(",")
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -62,7 +62,7 @@ def accept(request: Request) -> bytes:
         raise Refused(400, "Connection: Upgrade is needed")
     if request.lines("sec-websocket-version") != ["13"]:
         raise Refused(426, "only version 13 is spoken here", {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"})
-    if any(ORIGINS and origin.lower() not in ORIGINS for origin in request.lines("origin")):
+    if any(ORIGINS and origin not in ORIGINS for origin in request.lines("origin")):
         raise Refused(403, "pages of that origin are not served")
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accept_key(request)}
     shared = [name for name in request.items("sec-websocket-protocol") if name in SUBPROTOCOLS]

@@ -116,3 +116,20 @@ def test_a_wrong_response_is_told(script, head, why):
     script.accept().sendall(f"HTTP/1.1 {head}\r\n".encode())
     with pytest.raises(Broken, match=why):
         client.opened()
+
+
+@pytest.mark.oracle
+def test_what_a_server_leaves_unread_is_counted(server):
+    client = WebSocket(server, "client", "/echo", slow_reader=True).opened()
+    connection = client.connection
+    assert server.unread(connection) == 0
+    connection.stop_reading()
+    client.send(client.bytes_of(BINARY, bytes(65_536)) * 64, "4 MiB")
+    server.settled()
+    unread = server.unread(connection)
+    assert unread, "it does not read on while nobody reads its echoes"
+    kept = connection.sent - unread - connection.received - server.kernel_holds(connection)
+    assert 0 <= kept < 1 << 20
+    client.hang_up()
+    server.settled()
+    assert server.unread(connection) is None, "a connection that is gone has nothing to read"

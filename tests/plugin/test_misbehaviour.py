@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .runs import BELL, Bench, until
+from .runs import BEHAVIOURS, BELL, Bench, until
 
 ANSWER = 'connection.sendall(f"dong {word}\\n".encode())'
 
@@ -141,6 +141,16 @@ def test_a_death_is_told_and_the_next_behaviour_meets_a_new_process(bench: Bench
     assert set(run.verdicts.values()) == {"holds"}
     assert "the solution exited with status 3" in run.message("answers_each[high]")
     assert "| last words" in run.text
+
+
+def test_a_death_is_told_though_its_connection_was_closed_at_once(bench: Bench):
+    listening = "        self.connection.on_bytes = self._listen\n"
+    closing = "        self.connection.on_bytes = lambda end: end.close() if end.eof else self._listen(end)\n"
+    assert BEHAVIOURS.count(listening) == 1
+    bench.behaviours(BEHAVIOURS.replace(listening, closing))
+    bench.kata(answering('os._exit(3) if word == "high" else None', ANSWER))
+
+    assert "the solution exited with status 3" in bench.pytest("katas/bell").message("answers_each[high]")
 
 
 def test_a_death_after_the_answer_breaks_the_behaviour_that_caused_it(bench: Bench):
