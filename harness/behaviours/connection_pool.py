@@ -15,7 +15,7 @@ import pytest
 from harness import waiting
 from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.redis import Redis, Session
-from harness.solution.program import Solution
+from harness.solution.program import STOPPED, Solution
 from harness.verdicts import LimitReached
 from harness.wire.http1 import Request, Response
 
@@ -913,7 +913,7 @@ def test_sigterm_drains(gateway: Gateway, redis: Redis) -> None:
         reply = gateway.answer(waiter)
         assert reply.status == 503 or reply.body == b"waiting", f"the value or 503 is owed, and came {reply}"
     status = gateway.solution.until_exit("to end once everybody is answered")
-    assert status in (0, -15), f"exit status 0 or an end by SIGTERM is owed, and came {status}"
+    assert status in STOPPED, f"exit status 0 or an end by SIGTERM is owed, and came {status}"
 
 
 @behaviour(

@@ -16,7 +16,7 @@ import pytest
 
 from harness import waiting
 from harness.behaviour import Source, behaviour, hints, incident, rfc
-from harness.solution.program import Solution
+from harness.solution.program import STOPPED, Solution
 from harness.verdicts import NotReached
 from harness.wire.event_stream import Event, Subscriber
 from harness.wire.http1 import Client, Request, Response
@@ -805,7 +805,7 @@ def test_sigterm_ends_cleanly(channel: Channel) -> None:
     for reader in [*readers, slow]:
         assert len(reader.until_end()) == number, f"{number} events were pending for {reader.name}"
     status = channel.solution.until_exit("to end once every stream has ended")
-    assert status in (0, -15), f"exit status 0 or an end by SIGTERM is owed, and came {status}"
+    assert status in STOPPED, f"exit status 0 or an end by SIGTERM is owed, and came {status}"
 
 
 @behaviour(

@@ -19,7 +19,7 @@ from harness import waiting
 from harness.behaviour import Source, behaviour, hints, rfc
 from harness.peers.certificates import CLIENT, DAY, SERVER, Credential, common_name
 from harness.peers.sites import HTTP, Site, Sites
-from harness.solution.program import Solution
+from harness.solution.program import STOPPED, Solution
 from harness.verdicts import Broken, NotReached
 from harness.wire.http1 import Headers
 from harness.wire.https import Https
@@ -46,7 +46,6 @@ HASTY = {"HANDSHAKE_MS": HANDSHAKE}
 IMPATIENT = {"SHUTDOWN_MS": 60}
 PATIENT = {"SHUTDOWN_MS": 30_000}  # whoever is done exits before
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
-STOPPED = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # the last is what a JVM says of the signal
 CLOSE: Headers = [("Connection", "close")]
 TAKE_OVER = 0.5  # seconds, which the brief gives; nginx lets both generations of its processes serve for 0.1
 TRIES = 20  # handshakes after a SIGHUP until the new certificate has to be there

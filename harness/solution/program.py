@@ -29,6 +29,7 @@ from harness.wire.tcp import Connection, answers
 from harness.wire.udp import Endpoint, size_of, taken
 
 T = TypeVar("T")
+STOPPED = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # exit statuses after SIGTERM; the last is what a JVM says of it
 P = TypeVar("P", bound="Peer")
 
 
