@@ -180,6 +180,11 @@ def read(pid: int, file: str) -> bytes:
         return b""
 
 
+def lives(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for yet has."""
+    return read(pid, "stat").rpartition(b") ")[2][:1] not in (b"", b"Z", b"X")
+
+
 def until(happened: Callable[[], object], what: str) -> None:
     """Look again and again until it has happened: no event tells of processes of somebody else."""
     end = time.monotonic() + PATIENCE

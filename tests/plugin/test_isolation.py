@@ -13,7 +13,7 @@ import pytest
 
 from harness.solution.isolation import LEVELS, probe
 
-from .runs import BELL, Bench, until
+from .runs import BELL, Bench, lives, until
 
 HOSTILE = BELL.replace("def answer", "HELD = []\n\n\ndef answer").replace(
     'if verb == "ring"', 'WHAT\n    if verb == "ring"'
@@ -57,7 +57,7 @@ def test_a_correct_solution_holds_and_every_result_has_its_level(bench: Bench, l
     assert {result["isolation"] for result in run.results} == {level}
     assert results(bench)["isolation"] == {"level": level, "tampering": [], "left": [], "left_out": []}
     assert f"isolation: level {level}" in run.text
-    assert bench.nothing_is_left()
+    until(bench.nothing_is_left, "everything that was started is gone")
 
 
 def test_a_practice_run_has_none(bench: Bench):
@@ -89,8 +89,8 @@ def test_a_killed_run_leaves_nothing(bench: Bench, level: int):
     run.kill()
     run.wait()
 
-    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in programs), "its programs are gone")
-    assert bench.nothing_is_left()
+    until(lambda: not any(map(lives, programs)), "its programs are gone")
+    until(bench.nothing_is_left, "everything that was started is gone")
 
 
 def test_results_replace_a_link_and_do_not_follow_it(bench: Bench, tmp_path: Path):
