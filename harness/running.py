@@ -152,8 +152,8 @@ class Programs:
         for solution in polite:
             waiting.until_stopped(solution, module.kata.grace_ms / 1000)
         for solution in leaving:
-            if self.isolation and (count := solution.left_behind()):
-                self.isolation.left(count)
+            if self.isolation:
+                self.isolation.left(solution.left_behind())
             solution.close()
 
     def close(self) -> None:

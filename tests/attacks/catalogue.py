@@ -81,9 +81,11 @@ def says(words: str) -> Check:
 
 
 def seen(kind: str, words: str) -> Check:
-    """It came to nothing, and stands in the results."""
+    """It came to nothing, and stands in the results; at level 3 what a program leaves ends with its namespace."""
 
     def check(outcome: Outcome) -> str:
+        if kind == "left" and outcome.findings["level"] == 3:
+            return honest_part_holds(outcome)
         noted = " ".join(outcome.findings.get(kind, []))
         return honest_part_holds(outcome) or ("" if words in noted else f"nobody noted it: {noted}")
 

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -39,8 +38,6 @@ DISK_IN_MEMORY = limits.DISK + (192 << 20)  # bytes: what a program may write, t
 SHARED = tuple(Path(name) for name in ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"))
 TOLD = 20  # of a long list
 PR_SET_DUMPABLE = 4
-PF_EXITING = 0x4  # of <linux/sched.h>
-SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
 
 
 class Isolated(Forked):
@@ -258,9 +255,9 @@ class Isolation:
         return sorted(found)
 
     def sweep(self) -> int:
-        """Kill all of them; how many there were that nobody had killed before."""
-        found = self.strangers()
-        alive = [pid for pid in found if not _is_killed(pid)]
+        """Kill all of them; how many there were."""
+        first = self.strangers()
+        found = first
         for _ in range(100):
             if not found:
                 break
@@ -274,7 +271,7 @@ class Isolation:
                 with contextlib.suppress(ChildProcessError, ProcessLookupError):
                     os.waitpid(pid, 0)
             found = self.strangers()
-        return len(alive)
+        return len(first)
 
     def _remove_leftovers(self) -> None:
         """Remove the programs' files where everybody may write, if a user of their own tells whose they are."""
@@ -292,15 +289,15 @@ class Isolation:
                     path.unlink()
 
     def left(self, count: int) -> None:
-        """Note that processes outlived the program that started them."""
-        self.findings.left.append(f"left {count} process{'es' * (count > 1)}")
+        """Note that processes outlived the program that started them; at level 3 they end with its namespace."""
+        if count and self.level < 3:
+            self.findings.left.append(f"left {count} process{'es' * (count > 1)}")
 
     def close(self) -> None:
         """End everything, then look at what can be seen of it."""
         if self._launcher is None:
             return
-        if count := self.sweep():
-            self.left(count)
+        self.left(self.sweep())
         self._remove_leftovers()
         if self.level >= 2 and (count := namespaces.unreachable() - self._unreachable):
             self.findings.tampering.append(f"tried {count} times to reach addresses outside")
@@ -333,17 +330,6 @@ def _runs(pid: int) -> bool:
         return Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2][:1] not in (b"Z", b"X")
     except GONE:
         return False
-
-
-def _is_killed(pid: int) -> bool:
-    """Whether a process is on its way out: the end of a namespace's first process is the end of all others."""
-    try:
-        flags = int(Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2].split()[6])
-        status = Path("/proc", str(pid), "status").read_bytes()
-    except (*GONE, IndexError):
-        return True
-    pending = re.findall(rb"^(?:Sig|Shd)Pnd:\s+([0-9a-f]+)$", status, re.MULTILINE)
-    return bool(flags & PF_EXITING) or any(int(mask, 16) & SIGKILL_BIT for mask in pending)
 
 
 def bwrap_lacks() -> str:
