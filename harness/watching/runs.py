@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -21,6 +22,7 @@ import pytest
 
 from harness import kata as katas
 from harness.results import Result
+from harness.verdicts import Unusable
 
 ENOUGH = 5.0  # seconds for an interrupted run to clean up after itself; then it is killed, and its guard cleans up
 QUOTED_LINES = 12
@@ -87,7 +89,13 @@ def warm_up(kata: str) -> None:
     behaviours = katas.BEHAVIOURS / f"{kata}.py"
     source = behaviours.read_text(encoding="utf-8") if behaviours.exists() else ""
     multiprocessing.get_context("forkserver").set_forkserver_preload([WARM, __name__, *_imported(source)])
-    forkserver.ensure_running()
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # it is met at a socket below the folder for temporary files
+        where = tempfile.gettempdir()
+        raise Unusable(
+            f"no socket can be made in {where} ({error}); set TMPDIR to a folder with a shorter path"
+        ) from None
 
 
 def _imported(source: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import subprocess
+import tempfile
 import termios
 import threading
 import time
@@ -121,9 +122,16 @@ def solved(door):
 
 
 @pytest.fixture
-def watching(solved, tmp_path) -> Iterator[Watching]:
+def temporary() -> Iterator[Path]:
+    """Where a folder for temporary files can be made; its path is short, since sockets are bound below it."""
+    with tempfile.TemporaryDirectory(prefix="kw-") as folder:
+        yield Path(folder, "temporary")
+
+
+@pytest.fixture
+def watching(solved, temporary) -> Iterator[Watching]:
     """A watch whose first run has been told: everything holds."""
-    watching = Watching(solved, tmp_path / "temporary")
+    watching = Watching(solved, temporary)
     try:
         watching.until_told()
         yield watching
@@ -366,8 +374,17 @@ def test_a_watch_that_is_killed_leaves_no_process(watching):
     watching.until(lambda _: not watching.processes(), "nothing is left of it")
 
 
-def test_without_a_terminal_keys_are_off(solved, tmp_path):
-    watching = Watching(solved, tmp_path / "temporary", keyboard=False)
+def test_a_temporary_folder_with_too_long_a_path_is_one_sentence(solved, temporary):
+    watching = Watching(solved, temporary.with_name("x" * 120), keyboard=False)
+    try:
+        watching.until_shown("set TMPDIR to a folder with a shorter path")
+        assert watching.ended() == 2
+    finally:
+        watching.close()
+
+
+def test_without_a_terminal_keys_are_off(solved, temporary):
+    watching = Watching(solved, temporary, keyboard=False)
     try:
         watching.until_shown("keys are off, since standard input is no terminal")
         watching.until(HOLDS.search, "a run is told")

@@ -216,7 +216,8 @@ def test_a_cluster_that_is_none_is_one_sentence(classroom, processes):
 def test_a_worker_with_another_kit_is_told_of(classroom, processes, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(classroom.kit.root, other)
-    (other / "harness/behaviours/door.py").open("a").write("# changed\n")
+    behaviours = other / "harness/behaviours/door.py"
+    behaviours.write_text(behaviours.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
     processes.start(1, kit=other)
     classroom.hand_in("alice")
 

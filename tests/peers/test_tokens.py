@@ -15,7 +15,7 @@ from joserfc import jwt as jose
 
 from harness.peers.tokens import P256_ORDER, SHA256_INFO, EcKey, b64, compact, rsa_key
 
-CLAIMS = {"sub": "somebody", "exp": int(time.time()) + 60}
+CLAIMS = {"sub": "somebody", "exp": int(time.time()) + 86_400}
 
 
 @pytest.fixture(params=["RSA", "EC"])
