@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from harness import isolating, summary
+from harness import interrupt, isolating, summary
 from harness.collecting import (
     COPIES,
     STAGED,
@@ -71,6 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    interrupt.install()
     pytest.register_assert_rewrite("harness.behaviours")  # for this run: a warm process imports this file only once
     if config.getoption("seed") is None:
         config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
@@ -330,6 +331,10 @@ def _write_page(session: pytest.Session) -> None:
     except OSError as problem:
         session.config.stash[PAGE] = f"the page could not be written: {problem}"
         session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
+
+
+def pytest_keyboard_interrupt() -> None:
+    interrupt.heard()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -11,6 +11,7 @@ import selectors
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
+from harness import interrupt
 from harness.story.record import Record
 from harness.wire.tape import Tape
 
@@ -67,6 +68,7 @@ class Network:
 
     def turn(self, seconds: float = 0.0) -> bool:
         """Move whatever can be moved, waiting at most `seconds` for the first of it; True when anything moved."""
+        interrupt.check()
         moved = False
         for key, events in self._selector.select(seconds):
             party: Party = key.data
