@@ -5,6 +5,7 @@ It only connects pytest to the engine; what a behaviour is, how programs run and
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import secrets
@@ -143,6 +144,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_collection_finish(session: pytest.Session) -> None:
     if not session.config.option.collectonly:
         _prepare(session.config, session.items[:1])  # alone: it is waited for at once
+    gc.freeze()  # what is here now stays: without this the collector walks through it again and again, 5 % of a run
 
 
 def _prepare(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
