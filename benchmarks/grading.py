@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from harness import kata as katas  # noqa: E402
+from harness.grading.asking import Workers  # noqa: E402
 from tests.grading import pupils  # noqa: E402
 from tests.grading.pupils import Pupil  # noqa: E402
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("kata", nargs="?", default=next(iter(katas.catalogue())), help="a kata of this clone")
     parser.add_argument("--number", type=int, default=300, help="of submissions (300)")
     parser.add_argument("--seed", type=int, default=1, help="of the class, and of the grading (1)")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time (one for each core)")
+    parser.add_argument("--jobs", type=int, default=Workers().size, help="at a time (as `kata grade` has it)")
     parser.add_argument("--isolation", type=int, help="the level (the best there is)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()

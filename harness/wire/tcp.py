@@ -25,7 +25,7 @@ FLOOD = 64 << 20  # bytes that came and nobody could take
 SMALL_BUFFER, SMALL_SEGMENT = 4096, 536  # bytes
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
-DELACK_MAX, SHORT_DELAY = 46, 8_000  # TCP_DELACK_MAX_US of <linux/tcp.h>, since Linux 6.15; microseconds, the least it takes
+DELACK_MAX, SHORT_DELAY = 46, 8_000  # TCP_DELACK_MAX_US of <linux/tcp.h>, since Linux 6.15; the least, in µs
 
 
 class Connection:

@@ -53,15 +53,16 @@ def row(number: int, what: str, *cells: str) -> str:
     return f"| {number} | {what} | {' | '.join(cells if len(cells) > 1 else [''] * len(LEVELS))} |"
 
 
-def known_rows() -> list[str]:
-    """The rows of the table as it was written last."""
+def known_rows(wanted: list[int]) -> list[str]:
+    """The rows of the table as it was written last, without those of the attacks that are tried now."""
     lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
-    return [line for line in lines if line.startswith("| ") and line.split("|")[1].strip().isdigit()]
+    numbers = ((line, line.split("|")[1].strip()) for line in lines if line.startswith("| "))
+    return [line for line, number in numbers if number.isdigit() and int(number) not in wanted]
 
 
 def main(wanted: list[int]) -> int:
     why_not = {level: probe.why_not(level) for level in LEVELS}
-    rows = known_rows() if wanted else [row(number, words, "") for number, words in ELSEWHERE.items()]
+    rows = known_rows(wanted) if wanted else [row(number, words, "") for number, words in ELSEWHERE.items()]
     failed = 0
     for attack in ATTACKS:
         if wanted and attack.number not in wanted:
@@ -71,7 +72,7 @@ def main(wanted: list[int]) -> int:
         failed += bool(broken)
         cells = [cell(attack, level, why_not, outcome) for level in LEVELS]
         fresh = row(attack.number, attack.what, *cells)
-        rows = [each for each in rows if each.split("|")[1:3] != fresh.split("|")[1:3]] + [fresh]
+        rows.append(fresh)
         print(f"{'FAILED' if broken else 'ok':<7}{attack.number:>2} {attack.what}: {'  '.join(cells)}", flush=True)
     lines = sorted(rows, key=lambda each: int(each.split("|")[1]))
     head = HEAD.format(levels=" | ".join(f"level {level}" for level in LEVELS), columns="---|" * len(LEVELS))

@@ -11,6 +11,9 @@ from commands.conftest import Clone
 from grading import attacks as on_grading
 from grading.classroom import Classroom
 
+from harness import kata as katas
+from harness.proof import programs
+
 from .stage import Outcome, Stage
 
 Check = Callable[[Outcome], str]  # why it was not held, "" when it was
@@ -70,6 +73,11 @@ def disk_or_time(outcome: Outcome) -> str:
         "did not listen" in words or words == "the solution did not start" for words in outcome.messages.values()
     )
     return nothing_holds(outcome) if outcome.messages and late else limit("disk")(outcome)
+
+
+def only_handshake_may_hold(outcome: Outcome) -> str:
+    held = [name for name, verdict in outcome.verdicts.items() if verdict == "holds" and name != "handshake"]
+    return outcome.loot or (f"{', '.join(held)} hold" if held else "" if outcome.verdicts else "there are no results")
 
 
 def says(words: str) -> Check:
@@ -172,6 +180,13 @@ ATTACKS: list[Attack | AttackOnGrading] = [
     Attack(15, "prints lines that look like results", "a11_prints_a_verdict", check=nothing_holds),
     Attack(16, "looks for the grader's arguments in /proc", "a16_walks_proc", claims=CONFINED),
     Attack(17, "reads behaviours, references and others' work", "a17_reads_the_hidden_tests", claims=CONFINED),
+    Attack(
+        19,
+        "behaves well to its first guest only",
+        "a19_behaves_to_its_first_guest",
+        check=only_handshake_may_hold,
+        once=True,
+    ),
     Attack(20, "leaks by TCP", "a20_leaks_by_tcp", claims=CONFINED),
     Attack(20, "leaks by UDP", "a20_leaks_by_udp", claims=NETWORK),
     Attack(20, "leaks by an abstract socket", "a20_leaks_by_abstract_socket", claims=CONFINED),
@@ -195,6 +210,18 @@ ATTACKS: list[Attack | AttackOnGrading] = [
         32, "takes over a port of the harness", "a32_takes_over_a_port", kata="idempotency", only="create_charges_once"
     ),
     Attack(34, "asks another server", "a34_asks_somebody_else", claims=NETWORK, check=seen("tampering", "outside")),
+    Attack(35, "knows the answers of another run", "a35_knows_the_answers", check=only_handshake_may_hold, once=True),
+    *(
+        Attack(
+            36,
+            f"answers everything alike: `{path.stem}`",
+            files={"attack.py": path.read_text(encoding="utf-8")},
+            check=nothing_holds,
+            once=True,
+        )
+        for path in programs.null_programs(katas.shipped("pubsub"))
+    ),
+    Attack(37, "shifts its clock by a day", "a37_shifts_its_clock", once=True),
     Attack(39, "looks whether it is graded", "a39_notices_the_grader"),
     Attack(44, "sends a byte now and then", "a44_trickles", check=nothing_holds, only="handshake", once=True),
     Attack(44, "hangs up at once", "a44_hangs_up_early", check=nothing_holds),
@@ -204,12 +231,8 @@ ATTACKS: list[Attack | AttackOnGrading] = [
 # What is held elsewhere than in isolation, and where: or is not held by a program at all.
 ELSEWHERE = {
     18: "data are drawn anew from each run's seed; fixed answers are a null program of `kata prove`",
-    19: "a program that serves only its first guests is broken by the later ones; nothing else is claimed",
     21: "students read of hidden behaviours what `--reveal` allows, whatever a program provokes (tests/grading)",
     22: "each grading draws its own seed, and stands in the result; how often one may try is the teacher's to say",
     33: "not held: a real product in a language's clothes is for a reader to find; the folder is all that it can use",
-    35: "data are drawn anew from each run's seed, and no network is there (attacks 20 and 34)",
-    36: "the null programs of `kata prove` earn nothing",
-    37: "nothing is asked of the solution's clock, and verdicts are facts, not times",
     38: "races are set by barriers: a behaviour that can break breaks",
 }
