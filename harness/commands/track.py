@@ -29,29 +29,37 @@ def run(options: argparse.Namespace) -> int:
     if options.name:
         _show(tracks.find(options.name))
         return 0
-    known, own = tracks.tracks(), finding.here()
-    shown = katas.catalogue() | own
-    width = max(map(len, known), default=0)
-    for name, track in known.items():
-        done = sum(step.kata in shown and is_done(shown[step.kata], own) for step in track.steps)
-        print(f"{name:<{width}}  {track.title}, {done} of {len(track.steps)} katas done, {hours(track)} hours")
-        print(f"{'':<{width}}  {track.summary}")
-        print(f"{'':<{width}}  {' > '.join(step.kata for step in track.steps)}")
+    own = finding.here()
+    for track in tracks.tracks().values():
+        _list(track, own)
     return 0
 
 
-def hours(track: Track) -> str:
-    """The hours of all katas of a track that exist, from the least to the most."""
-    known = katas.catalogue()
-    spans = [known[step.kata].hours.split("-") for step in track.steps if step.kata in known]
+def _list(track: Track, own: dict[str, Kata]) -> None:
+    shown = katas.catalogue() | own
+    here = [shown[step.kata] for step in track.steps if step.kata in shown]
+    done = sum(is_done(kata, own) for kata in here)
+    told = [f"{done} of {len(here)} katas done, {hours(here)}"] if here else []
+    if coming := len(track.steps) - len(here):
+        told.append(f"{coming} still to come (in parentheses)")
+    print(f"{track.name}: {'; '.join(told)}")
+    print(textwrap.fill(track.summary, WIDTH, initial_indent="   ", subsequent_indent="   "))
+    names = " > ".join(step.kata if step.kata in shown else f"({step.kata})" for step in track.steps)
+    print(textwrap.fill(names, WIDTH, initial_indent="   ", subsequent_indent="   "))
+
+
+def hours(here: list[Kata]) -> str:
+    """The hours of all these katas, from the least to the most."""
+    spans = [kata.hours.split("-") for kata in here]
     least, most = sum(int(span[0]) for span in spans), sum(int(span[-1]) for span in spans)
-    return f"{least}-{most}"
+    return f"{least}-{most} hours"
 
 
 def _show(track: Track) -> None:
     own = finding.here()
     shown = katas.catalogue() | own
-    print(f"{track.title}, {hours(track)} hours\n{track.summary}")
+    here = [shown[step.kata] for step in track.steps if step.kata in shown]
+    print(track.title + (f", {hours(here)}" if here else "") + f"\n{track.summary}")
     for number, step in enumerate(track.steps, 1):
         kata = shown.get(step.kata)
         print(f"\n{number}. {step.kata}" + (f": {kata.title}, {kata.hours} hours" if kata else " (still to come)"))
@@ -66,7 +74,9 @@ def _show(track: Track) -> None:
 
 
 def _prerequisite(name: str, shown: dict[str, Kata], own: dict[str, Kata]) -> str:
-    return f"{name} ({'done' if name in shown and is_done(shown[name], own) else 'not done yet'})"
+    if name not in shown:
+        return f"{name} (still to come)"
+    return f"{name} ({'done' if is_done(shown[name], own) else 'not done yet'})"
 
 
 def _tell(word: str, text: str) -> None:
