@@ -401,7 +401,7 @@ def test_no_common_protocol(front: Front) -> None:
     front.serves()
 
 
-@behaviour(stage=2, points=3, source=rfc(8996, "4", "Do Not Use TLS 1.0"))
+@behaviour(stage=2, points=3, source=rfc(8996, "4", "Do Not Use TLSv1.0"))
 def test_old_versions_refused(front: Front) -> None:
     """TLS 1.1 and older are refused with the alert protocol_version."""
     suites = (0xC009, 0xC00A, 0xC02B, 0xC023)  # ECDHE-ECDSA with CBC and SHA-1 first: what TLS 1.0 has
