@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections import deque
+from contextlib import suppress
 from http import client as http
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -305,10 +306,8 @@ class Handler(BaseHTTPRequestHandler):
         return {name: value for name, value in given.items() if value is not None and value != ""}
 
     def handle(self):
-        try:
+        with suppress(ConnectionError):  # the client has gone
             super().handle()
-        except ConnectionError:
-            pass  # the client has gone
 
     def log_message(self, *_):
         pass
@@ -321,7 +320,7 @@ class Server(ThreadingHTTPServer):
 
 
 def accept(server):
-    while True:  # serve_forever() would look at a timer twice a second
+    while not stopping.is_set():  # serve_forever() would look at a timer twice a second
         server.handle_request()
 
 
