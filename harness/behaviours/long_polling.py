@@ -26,7 +26,8 @@ SECOND = 3  # ms, where waits are to end
 SHORT = {"SECOND_MS": SECOND}
 LONG = 50  # seconds, the longest wait
 LARGEST = 64 * KIB
-CROWD = 250
+CROWD, LESS = 150, 60
+RESTING = 0.1  # of a processor
 JSON = [("Content-Type", "application/json")]
 FORM = [("Content-Type", "application/x-www-form-urlencoded")]
 API = "https://core.telegram.org/bots/api"
@@ -946,10 +947,8 @@ def test_waiting_costs_nothing(bot: Bot) -> None:
     assert early is None, f"nothing is there, so all calls wait; came {early.response() if early else ''}"
     grown = (bot.solution.memory_bytes() - before) / CROWD / KIB
     assert grown <= 64, f"a call that waits may take 64 KiB of memory, and takes {grown:.0f}"
-    used, began = bot.solution.cpu_seconds(), waiting.now()
-    waiting.elapse(bot.solution, 60)
-    share = (bot.solution.cpu_seconds() - used) / (waiting.now() - began)
-    assert share <= 0.25, f"nothing happened, and a processor was busy for {share:.0%} of the time"
+    share = min(shares_of_a_processor(bot.solution))
+    assert share <= RESTING, f"nothing happened, and the calls kept a processor busy for {share:.0%} of the time"
     for each, call in list(zip(bots, calls, strict=True))[:: CROWD // 10]:
         each.ingest(each.token)
         assert_texts(call.updates(), [each.token], "the bot's own update")
@@ -959,16 +958,27 @@ def test_waiting_costs_nothing(bot: Bot) -> None:
         call.hang_up()
 
 
+def shares_of_a_processor(solution: Solution) -> Iterator[float]:
+    """How much of the time it works: of one moment if it rests then, else of several. A runtime has its own affairs."""
+    for _ in range(5):
+        used, began = solution.cpu_seconds(), waiting.now()
+        waiting.elapse(solution, 40)
+        share = (solution.cpu_seconds() - used) / (waiting.now() - began)
+        yield share
+        if share <= RESTING:
+            return
+
+
 @behaviour(stage=5, hidden=True, source=ISSUES, needs="bots_are_apart")
 def test_nobody_else_is_woken(bot: Bot) -> None:
-    """An update costs the same whether a hundred other bots wait or none."""
+    """An update costs the same whether many other bots wait or none."""
     alone = cost(bot)
-    for number in range(100):
+    for number in range(LESS):
         bot.another(f"bot {number}").polling(timeout=LONG)
     bot.solution.settled()
     crowded = cost(bot)
     assert crowded <= 2.5 * alone + 0.0003, (
-        f"an update took {alone * 1000:.2f} ms of CPU time, and {crowded * 1000:.2f} ms while 100 other bots waited"
+        f"an update took {alone * 1000:.2f} ms of CPU time, and {crowded * 1000:.2f} ms while {LESS} other bots waited"
     )
 
 
@@ -977,9 +987,9 @@ def cost(bot: Bot) -> float:
     costs: list[float] = []
     for _ in range(4):
         used = bot.solution.cpu_seconds()
-        for _ in range(5):
+        for _ in range(4):
             bot.updates(offset=bot.ingest("x") + 1)
-        costs.append((bot.solution.cpu_seconds() - used) / 5)
+        costs.append((bot.solution.cpu_seconds() - used) / 4)
     return min(costs)
 
 
@@ -991,26 +1001,26 @@ def test_backlog_costs_nothing(bot: Bot) -> None:
 
     def asking() -> float:
         costs: list[float] = []
-        for _ in range(4):
+        for _ in range(3):
             used = bot.solution.cpu_seconds()
-            for _ in range(3):
+            for _ in range(2):
                 assert len(bot.updates(limit=1)) == 1, "limit is 1, and updates are there"
-            costs.append((bot.solution.cpu_seconds() - used) / 3)
+            costs.append((bot.solution.cpu_seconds() - used) / 2)
         return min(costs)
 
-    bot.ingest_all(1, 16 * KIB)
+    bot.ingest_all(1, 32 * KIB)
     alone = asking()
-    bot.ingest_all(80, 16 * KIB)
+    bot.ingest_all(30, 32 * KIB)
     behind = asking()
     assert behind <= 2.5 * alone + 0.0003, (
-        f"one update took {alone * 1000:.2f} ms of CPU time, and {behind * 1000:.2f} ms with 80 more behind it"
+        f"one update took {alone * 1000:.2f} ms of CPU time, and {behind * 1000:.2f} ms with 30 more behind it"
     )
 
 
-@behaviour(stage=5, hidden=True, source=brief("Scale", "memory"), needs="offset_confirms")
+@behaviour(stage=5, hidden=True, alone=True, source=brief("Scale", "memory"), needs="offset_confirms")
 def test_confirmed_takes_no_memory(bot: Bot) -> None:
     """Memory follows what is pending, and not all that was ever confirmed."""
-    rounds, number, size = 16, 20, 56 * KIB
+    rounds, number, size = 16, 12, 60 * KIB
     for _ in range(rounds):
         before = bot.solution.memory_bytes()
         bot.ingest_all(number, size)
