@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -26,7 +26,7 @@ SECOND = 3  # ms, where waits are to end
 SHORT = {"SECOND_MS": SECOND}
 LONG = 50  # seconds, the longest wait
 LARGEST = 64 * KIB
-CROWD = 150
+CROWD = 200
 RESTING = 0.08  # of a processor
 JSON = [("Content-Type", "application/json")]
 FORM = [("Content-Type", "application/x-www-form-urlencoded")]
@@ -890,22 +890,6 @@ def settled_sockets(bot: Bot) -> int:
     return bot.solution.sockets()
 
 
-@behaviour(stage=4, hidden=True, source=rfc(9112, "8", "Handling Incomplete Messages"), needs="update_comes_back")
-def test_torn_update_not_kept(bot: Bot) -> None:
-    """An update whose body never came completely was never sent, though what came of it makes sense."""
-    whole = encoded(update("torn")) + b" "
-    for closing in (False, True):
-        torn = Call(bot.solution, "chat", "POST", bot.inlet, JSON, whole, 1)
-        bot.solution.settled()
-        if closing:
-            torn.connection.close()
-        else:
-            torn.hang_up()
-        bot.solution.settled()
-    bot.ingest("whole")
-    assert_texts(bot.updates(), ["whole"], "the update that came completely")
-
-
 @behaviour(
     stage=4, hidden=True, alone=True, points=5, source=brief("SIGTERM", "who waits"), needs="waits_for_an_update"
 )
@@ -974,25 +958,32 @@ def shares_of_a_processor(solution: Solution) -> Iterator[float]:
 @behaviour(stage=5, hidden=True, source=ISSUES, needs="bots_are_apart")
 def test_nobody_else_is_woken(bot: Bot) -> None:
     """An update costs the same whether many other bots wait or none."""
-    alone = cost(bot)
+
+    def update_and_confirm() -> None:
+        bot.updates(offset=bot.ingest("x") + 1)
+
+    alone = cost(bot.solution, update_and_confirm)
     for number in range(CROWD):
         bot.another(f"bot {number}").polling(timeout=LONG)
     bot.solution.settled()
-    crowded = cost(bot)
-    assert crowded <= 2 * alone + 0.0003, (
+    bound = 2.5 * alone + 0.0003
+    crowded = cost(bot.solution, update_and_confirm, bound)
+    assert crowded <= bound, (
         f"an update took {alone * 1000:.2f} ms of CPU time, and {crowded * 1000:.2f} ms while {CROWD} other bots waited"
     )
 
 
-def cost(bot: Bot) -> float:
-    """Seconds of CPU time for an update and its confirmation: the least of a few."""
-    costs: list[float] = []
-    for _ in range(4):
-        used = bot.solution.cpu_seconds()
-        for _ in range(4):
-            bot.updates(offset=bot.ingest("x") + 1)
-        costs.append((bot.solution.cpu_seconds() - used) / 4)
-    return min(costs)
+def cost(solution: Solution, act: Callable[[], None], enough: float = 0.0) -> float:
+    """Seconds of CPU time for what is done: the least of several measurements, up to the first that is `enough`."""
+    least = float("inf")
+    for _ in range(12 if enough else 4):
+        used = solution.cpu_seconds()
+        for _ in range(3):
+            act()
+        least = min(least, (solution.cpu_seconds() - used) / 3)
+        if least <= enough:
+            break
+    return least
 
 
 @behaviour(
@@ -1001,22 +992,17 @@ def cost(bot: Bot) -> float:
 def test_backlog_costs_nothing(bot: Bot) -> None:
     """What a call costs follows what it returns, and not what is pending behind it."""
 
-    def asking() -> float:
-        costs: list[float] = []
-        for _ in range(3):
-            used = bot.solution.cpu_seconds()
-            for _ in range(2):
-                assert len(bot.updates(limit=1)) == 1, "limit is 1, and updates are there"
-            costs.append((bot.solution.cpu_seconds() - used) / 2)
-        return min(costs)
+    def ask_for_one() -> None:
+        assert len(bot.updates(limit=1)) == 1, "limit is 1, and updates are there"
 
     long = {"message": {"text": "x", "entities": [{"offset": number, "length": 1} for number in range(600)]}}
     result_of(bot.post(long))
-    alone = asking()
+    alone = cost(bot.solution, ask_for_one)
     for _ in range(40):
         result_of(bot.post(long))
-    behind = asking()
-    assert behind <= 2.5 * alone + 0.0003, (
+    bound = 2.5 * alone + 0.0003
+    behind = cost(bot.solution, ask_for_one, bound)
+    assert behind <= bound, (
         f"one update took {alone * 1000:.2f} ms of CPU time, and {behind * 1000:.2f} ms with 40 more behind it"
     )
 
