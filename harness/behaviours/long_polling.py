@@ -726,7 +726,7 @@ def test_late_one_not_skipped(bot: Bot) -> None:
     slow.connection.send(encoded(update("began first"))[-1:])
     late = id_of(slow.result())
     assert_texts(call.updates(), ["began first"], "it is complete now")
-    assert late > updates[-1]["update_id"], f"it was kept later, so its id {late} is larger"
+    assert late > updates[-1]["update_id"], f"what is kept later has a larger id, and this got {late}"
     assert_texts(bot.updates(offset=late), ["began first"], "and nobody has confirmed it")
 
 
