@@ -1,9 +1,10 @@
 """What a service of several processes on one port owes its clients: the behaviours of the kata `socket_sharding`.
 
-What the kernel shows decides: which sockets listen, who has them open, who waits in their queues, whose a connection is.
-The harness stops processes (SIGSTOP) before it connects, so it is certain that a connection waits in a queue when
+What the kernel shows decides: which sockets listen, who has them open, who waits in their queues, whose a connection
+is. The harness stops processes (SIGSTOP) before it connects, so it is certain that a connection waits in a queue when
 something happens to its listener; and it holds jobs back, so workers are busy for as long as it likes. Where chance
-spreads connections, as many are made as it takes, or bounds are used that a fair hash breaks less than once in 10^9 runs.
+spreads connections, as many are made as it takes, or bounds are used that a fair hash breaks less than once in 10^9
+runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from harness import waiting
-from harness.behaviour import Source, behaviour, hints, incident, rfc
+from harness.behaviour import Source, behaviour, hints, incident
 from harness.peers.jobs import Jobs, result
 from harness.peers.processes import Processes
 from harness.solution.program import STOPPED, Solution
@@ -266,8 +267,8 @@ def test_jobs_are_asked_of_upstream(service: Service) -> None:
     "Set SO_REUSEPORT before bind(), on each of WORKERS sockets, in the supervisor.",
 )
 @incident(
-    "gunicorn has an option reuse_port since 19.8, and still opens one socket for all its workers: the option only lets "
-    "another gunicorn in beside it (benoitc/gunicorn pull request #2101)."
+    "gunicorn has had an option reuse_port since 19.8, and opens one socket for all its workers all the same: the "
+    "option only lets another gunicorn in beside it (benoitc/gunicorn pull request #2101)."
 )
 def test_one_listener_for_each_worker(service: Service) -> None:
     """The kernel shows WORKERS listening sockets at HOST:PORT, and as many workers that have them open."""
@@ -656,7 +657,7 @@ def test_a_worker_finishes_on_sigterm(service: Service) -> None:
     "taken for stuck and killed, which is why its FAQ advises to put that file into memory."
 )
 def test_a_stuck_worker_is_replaced_a_busy_one_is_not(service: Service) -> None:
-    """A worker that is stopped for STUCK_MS is killed and replaced, and its queue served; one that waits for jobs is not."""
+    """A worker stopped for STUCK_MS is killed and replaced, its queue served; one that waits for a job is not."""
     for more in range(3):
         span = STUCK_MS * MORE_TIME**more
         if more:
@@ -780,7 +781,10 @@ def test_a_bad_release_changes_nothing(service: Service) -> None:
     """A SIGHUP while the file is missing, empty or holds no release changes nothing; the next good one counts."""
     workers, before = service.crew(), service.ask().release
     for bad in ("", "two words", "x" * 65):
-        service.reload(bad) if bad else service.jobs.undeploy()
+        if bad:
+            service.jobs.deploy(bad)
+        else:
+            service.jobs.undeploy()
         service.hang_up()
         service.solution.settled()
         assert sorted(service.processes.workers()) == workers, f"{bad!r} is no release, and workers were replaced"
@@ -792,7 +796,7 @@ def test_a_bad_release_changes_nothing(service: Service) -> None:
 
 @behaviour(stage=4, points=4, hidden=True, source=brief("R4", "however many"), needs="old_workers_finish")
 def test_reloads_in_a_row(service: Service) -> None:
-    """However many SIGHUPs come, and old workers are busy, there are WORKERS workers in the end, of the last release."""
+    """However many SIGHUPs come while old workers are busy, WORKERS workers remain, all of the last release."""
     old = service.crew()
     with service.jobs.holding():
         busy = service.hold_at(old[0])
@@ -849,8 +853,9 @@ def test_a_death_deploys_nothing(service: Service) -> None:
     fresh = service.replace(workers[0])
     answer = service.number_of(fresh)
     assert answer.release == before, f"nobody sent SIGHUP: {before} is owed, and the replacement says {answer.release}"
+    old = service.crew()
     service.hang_up()
-    service.reloaded(*service.crew())
+    service.reloaded(*old)
     assert service.ask().release == release, f"after SIGHUP it is {release}"
 
 
