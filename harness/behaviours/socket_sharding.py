@@ -13,6 +13,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import comb
 from typing import NamedTuple
 
@@ -29,8 +30,9 @@ from harness.wire.raw_http import RawClient, request
 
 PEERS = [Jobs]
 SMALL = {"WORKERS": 2, "WORKER_CONNECTIONS": 4}
-HASTY = {"WORKERS": 2, "SHUTDOWN_MS": 150}
-REQUEST_MS, STUCK_MS = 120, 250  # on a slow machine they become more
+HASTY = {"WORKERS": 2, "SHUTDOWN_MS": 100}
+REQUEST_MS = 100
+STUCK_MS = 200  # on a slow machine it becomes more
 TIMED = {"WORKERS": 2, "REQUEST_MS": REQUEST_MS}
 WATCHED = {"WORKERS": 2, "STUCK_MS": STUCK_MS}
 MORE_TIME = 4  # by which durations grow where a slow machine may have been the reason
@@ -113,16 +115,13 @@ class Service:
             busy.request.response()
         raise AssertionError(f"of {TRIES * self.size} connections one at least comes to each worker")
 
-    def pending(self, least: int, everybody_else_answers: bool = True) -> list[Request]:
-        """Connect until so many clients wait in queues; all others are answered."""
+    def pending(self, least: int) -> list[Request]:
+        """Connect until so many clients wait in queues."""
         waiting_now: list[Request] = []
         while len(waiting_now) < least:
             batch = [self.get() for _ in range(2 * least)]
             self.solution.settled()
             waiting_now += [each for each in batch if not each.answered]
-            for each in batch:
-                if each.answered and everybody_else_answers:
-                    told(each)
             if self._requests > TRIES * self.size:
                 raise NotReached("the scene could not be set: nobody has to wait though a worker is stopped")
         return waiting_now
@@ -135,20 +134,29 @@ class Service:
                 return answer
         raise AssertionError(f"of {TRIES * self.size} connections one at least is answered by each worker")
 
+    def until_asked(self, number: int, owed: str) -> None:
+        self.solution.until(lambda: len(self.jobs.asked) >= number, owed, "upstream")
+
+    def until_answered(self, requests: Iterable[Request]) -> None:
+        """Wait until each has an answer, or can't get one any more."""
+        for each in requests:
+            self.solution.until(partial(getattr, each, "answered"), "a response", "client")
+
     # -- processes ----------------------------------------------------------------------------------------------
 
     def crew(self) -> list[int]:
         """The workers that accept, once all of them are there."""
-        self.solution.until(self._complete, f"to have {self.size} listeners and {self.size} workers that have them")
-        return sorted(self.processes.workers())
-
-    def _complete(self) -> bool:
-        return len(self.processes.listeners()) == self.size == len(self.processes.workers())
+        return self.until_replaced(owed=f"to have {self.size} listeners and {self.size} workers that have them open")
 
     def until_replaced(self, *gone: int, owed: str) -> list[int]:
-        """Wait until none of these accepts any more, and there are as many workers as there should be."""
-        self.solution.until(lambda: self._complete() and not set(gone) & set(self.processes.workers()), owed)
-        return sorted(self.processes.workers())
+        """Wait until none of these accepts any more, and there are as many workers as there should be: who they are."""
+
+        def complete() -> list[int]:
+            workers = set(self.processes.workers())
+            whole = len(self.processes.listeners()) == self.size == len(workers)
+            return sorted(workers) if whole and not workers & set(gone) else []
+
+        return self.solution.until(complete, owed)
 
     def until_reaped(self, *gone: int, owed: str) -> None:
         self.solution.until(lambda: all(map(self.processes.reaped, gone)), owed)
@@ -214,6 +222,10 @@ def told(asked: Request) -> Told:
     for name, kind in (("worker", int), ("pid", int), ("release", str)):
         assert isinstance(document.get(name), kind), f"`{name}` is a {kind.__name__}, and the body is {document!r}"
     return Told(document["worker"], document["pid"], document["release"], document.get("result"))
+
+
+def stuck_owed(span: int) -> str:
+    return f"to kill a worker that is stopped: STUCK_MS is {span}, and three times that are over"
 
 
 def bounds(trials: int, chance: float) -> tuple[int, int]:
@@ -348,8 +360,8 @@ def test_backlog_is_as_told(service: Service) -> None:
     backlogs = {sock.backlog for sock in service.processes.listeners().values()}
     if None in backlogs:
         raise NotShown("this system does not show how long the queue of a listener may be")
-    owed = service.setting("BACKLOG")
-    assert backlogs == {owed}, f"BACKLOG is {owed}, and the kernel shows {sorted(map(str, backlogs))}"
+    owed = min(service.setting("BACKLOG"), service.processes.longest_backlog())
+    assert backlogs == {owed}, f"{owed} may wait in each queue, and the kernel shows {sorted(map(str, backlogs))}"
     service.ask()
 
 
@@ -398,7 +410,7 @@ def test_rest_costs_nothing(service: Service) -> None:
     service.ask()
     service.solution.settled()
     before, began = service.solution.cpu_seconds(), waiting.now()
-    waiting.elapse(service.solution, 100)
+    waiting.elapse(service.solution, 80)
     used, passed = service.solution.cpu_seconds() - before, waiting.now() - began
     assert used < passed / 5, f"nobody connected, and {used * 1000:.0f} ms of CPU time went in {passed * 1000:.0f} ms"
 
@@ -413,6 +425,7 @@ def test_vanished_clients_make_room(service: Service) -> None:
         client.hang_up()
     service.solution.settled()
     assert len(answers([service.get() for _ in range(12)])) == 12, "who comes after them is served"
+    service.solution.settled()
     queued = sum(service.processes.queues().values())
     assert not queued, f"nobody is left, and {queued} connections wait"
 
@@ -469,7 +482,7 @@ def test_jobs_go_on_side_by_side(service: Service) -> None:
     names = [f"job-{service.word()}" for _ in range(40)]
     with service.jobs.holding():
         busy = [service.get(f"/jobs/{name}") for name in names]
-        service.solution.until(lambda: len(service.jobs.held) == 40, "to ask for 40 jobs at a time", "upstream")
+        service.until_asked(40, "to ask for 40 jobs at a time")
         assert len(answers(service.get() for _ in range(8))) == 8, "others are served meanwhile"
     results = [answer.result for answer in answers(busy)]
     assert results == [result(name) for name in names], "each gets the result of its own job"
@@ -479,7 +492,7 @@ def crowded(service: Service) -> list[Request]:
     """More jobs than both workers have room for: 48, so that each has its 4 but once in 10^9 runs."""
     service.crew()
     busy = [service.get(f"/jobs/job-{number}-{service.word()}") for number in range(48)]
-    service.solution.until(lambda: len(service.jobs.asked) >= 8, "to ask for 8 jobs, 4 for each worker", "upstream")
+    service.until_asked(8, "to ask for 8 jobs, 4 for each worker")
     service.solution.settled()
     return busy
 
@@ -515,11 +528,7 @@ def test_room_is_given_to_the_next(service: Service) -> None:
         for number in (1, 3):
             before = len(service.jobs.asked)
             service.jobs.finish(*[held.name for held in service.jobs.held[:number]])
-            service.solution.until(
-                lambda before=before, number=number: len(service.jobs.asked) >= before + number,
-                f"to ask for {number} more, since {number} are done",
-                "upstream",
-            )
+            service.until_asked(before + number, f"to ask for {number} more, since {number} are done")
             service.solution.settled()
             more = len(service.jobs.asked) - before
             assert more == number, f"{number} connections ended, and {more} others were accepted"
@@ -670,18 +679,16 @@ def test_a_stuck_worker_is_replaced_a_busy_one_is_not(service: Service) -> None:
             busy = service.hold_at(other)
             with service.processes.halted("a worker", stuck):
                 left = service.pending(least=2)
-                owed = f"to kill a worker that is stopped: STUCK_MS is {span}, and three times that are over"
-                service.within(3 * span, lambda stuck=stuck: service.processes.reaped(stuck), owed)
-            assert len(answers(left)) == len(left), "who waited in its queue is served by the replacement"
+                service.within(3 * span, partial(service.processes.reaped, stuck), stuck_owed(span))
+            service.until_answered(left)
             waiting.elapse(service.solution, 1.6 * span - 1000 * (waiting.now() - began))
             service.solution.settled()
-            if service.processes.alive(other):
-                break  # else even a right one may have been too slow to give signs of life
-    assert service.processes.alive(other), (
-        f"a worker that waits for a job is busy, not stuck, and was killed after {span} ms"
-    )
-    answer = told(busy.request)
-    assert answer.pid == service.processes.inner(other), "its job is answered when it is done"
+            alive = service.processes.alive(other)
+        if alive:
+            break  # else even a right one may have been too slow to give signs of life
+    assert alive, f"a worker that waits for a job is busy, not stuck, and was killed within {1.6 * span:.0f} ms"
+    assert len(answers(left)) == len(left), "who waited in the queue of the one that was stuck is served"
+    assert told(busy.request).pid == service.processes.inner(other), "the job is answered when it is done"
 
 
 @behaviour(
@@ -744,10 +751,8 @@ def test_a_reload_loses_no_queue(service: Service) -> None:
         asked = [service.get() for _ in range(24)]
         waiting.until_flushed(service.solution)
         service.reload()
-    lost = 0
-    for each in asked:
-        service.solution.until(lambda each=each: each.answered, "a response", "client")
-        lost += not each.complete
+    service.until_answered(asked)
+    lost = sum(not each.complete for each in asked)
     assert not lost, f"24 clients waited in queues when SIGHUP came, and {lost} of them were reset"
     answers(asked)
     service.reloaded(*old)
@@ -895,10 +900,8 @@ def test_sigterm_serves_the_queue(service: Service) -> None:
         asked = [service.get() for _ in range(16)]
         waiting.until_flushed(service.solution)
         service.solution.terminate()
-    lost = 0
-    for each in asked:
-        service.solution.until(lambda each=each: each.answered, "a response", "client")
-        lost += not each.complete
+    service.until_answered(asked)
+    lost = sum(not each.complete for each in asked)
     assert not lost, f"16 clients waited in queues when SIGTERM came, and {lost} of them were reset"
     answers(asked)
     status = service.solution.until_exit("to exit once nothing is under way")
@@ -973,7 +976,7 @@ def test_replacing_leaks_nothing(service: Service) -> None:
         service.replace(service.chance.choice(service.crew()))
     service.solution.settled()
     after = service.processes.descriptors()
-    assert len(after) <= len(before), f"there were {len(before)} processes, and now there are {len(after)}"
+    assert len(after) <= len(before) + LEAK, f"there were {len(before)} processes, and now there are {len(after)}"
     grown = after[supervisor] - before[supervisor]
     assert grown <= LEAK, f"the supervisor has {grown} descriptors more after 12 deaths"
     worst = max(after.values())

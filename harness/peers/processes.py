@@ -55,6 +55,11 @@ class Processes:
         self.solution.record.fact(f"has connections waiting in the queues of its listeners: {told}")
         return queues
 
+    @staticmethod
+    def longest_backlog() -> int:
+        """What the kernel grants at most, whatever listen() was given."""
+        return int(Path("/proc/sys/net/core/somaxconn").read_text())
+
     def holders(self) -> dict[int, set[int]]:
         """Which of those listeners each process has open; processes without any are left out."""
         listeners = set(self.listeners())
@@ -80,8 +85,12 @@ class Processes:
         return pid in self.tree.pids()
 
     def reaped(self, pid: int) -> bool:
-        """It is gone, and so is its entry in the table of processes."""
-        return not Path("/proc", str(pid)).exists()
+        """It is gone, and so is its entry in the table of processes (or that is somebody else's by now)."""
+        try:
+            parent = Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return int(parent) not in (*self.tree.pids(), os.getpid())
 
     def inner(self, pid: int) -> int:
         """The id by which a process knows itself; 0 when it is gone."""
