@@ -32,7 +32,7 @@ PEERS = [Jobs]
 SMALL = {"WORKERS": 2, "WORKER_CONNECTIONS": 4}
 HASTY = {"WORKERS": 2, "SHUTDOWN_MS": 100}
 REQUEST_MS = 100
-STUCK_MS = 200  # on a slow machine it becomes more
+STUCK_MS = 250  # on a slow machine it becomes more
 TIMED = {"WORKERS": 2, "REQUEST_MS": REQUEST_MS}
 WATCHED = {"WORKERS": 2, "STUCK_MS": STUCK_MS}
 MORE_TIME = 4  # by which durations grow where a slow machine may have been the reason
@@ -115,10 +115,10 @@ class Service:
             busy.request.response()
         raise AssertionError(f"of {TRIES * self.size} connections one at least comes to each worker")
 
-    def pending(self, least: int) -> list[Request]:
-        """Connect until so many clients wait in queues."""
+    def pending(self, least: int, stopped: int) -> list[Request]:
+        """Connect until so many clients wait for a worker that is stopped, or it is there no more."""
         waiting_now: list[Request] = []
-        while len(waiting_now) < least:
+        while len(waiting_now) < least and self.processes.alive(stopped):
             batch = [self.get() for _ in range(2 * least)]
             self.solution.settled()
             waiting_now += [each for each in batch if not each.answered]
@@ -412,7 +412,7 @@ def test_rest_costs_nothing(service: Service) -> None:
     before, began = service.solution.cpu_seconds(), waiting.now()
     waiting.elapse(service.solution, 80)
     used, passed = service.solution.cpu_seconds() - before, waiting.now() - began
-    assert used < passed / 5, f"nobody connected, and {used * 1000:.0f} ms of CPU time went in {passed * 1000:.0f} ms"
+    assert used < passed / 12, f"nobody connected, and {used * 1000:.0f} ms of CPU time went in {passed * 1000:.0f} ms"
 
 
 @behaviour(stage=2, settings=SMALL, hidden=True, source=brief("S3", "one that hangs up makes room"), needs=LISTENERS)
@@ -590,7 +590,7 @@ def test_the_queue_outlives_its_worker(service: Service) -> None:
     """Clients that wait in the queue of a worker that dies are served by its replacement."""
     victim = service.crew()[0]
     with service.processes.halted("a worker", victim):
-        left = service.pending(least=3)
+        left = service.pending(3, victim)
         service.kill(victim)
         service.until_replaced(victim, owed="a worker in the place of the one that was killed")
         assert len(answers(left)) == len(left), "who waited is served"
@@ -678,7 +678,7 @@ def test_a_stuck_worker_is_replaced_a_busy_one_is_not(service: Service) -> None:
             began = waiting.now()
             busy = service.hold_at(other)
             with service.processes.halted("a worker", stuck):
-                left = service.pending(least=2)
+                left = service.pending(2, stuck)
                 service.within(3 * span, partial(service.processes.reaped, stuck), stuck_owed(span))
             service.until_answered(left)
             waiting.elapse(service.solution, 1.6 * span - 1000 * (waiting.now() - began))
@@ -734,7 +734,7 @@ def test_old_workers_finish(service: Service) -> None:
         service.until_reaped(worker, owed="the end of an old worker that has finished")
 
 
-@behaviour(stage=4, points=5, hidden=True, source=RESETS, needs="sighup_brings_the_next_release")
+@behaviour(stage=4, points=5, hidden=True, settings=SMALL, source=RESETS, needs="sighup_brings_the_next_release")
 @hints(
     "Who waits in the queue of an old worker when it closes its listener?",
     "If that was the last copy of the socket, they are all reset, although others listen on the same port.",
@@ -745,17 +745,18 @@ def test_old_workers_finish(service: Service) -> None:
     "its own on the port, and the kernel had put clients into their queues (ticket #1300)."
 )
 def test_a_reload_loses_no_queue(service: Service) -> None:
-    """Clients that wait in queues when SIGHUP comes are all served."""
+    """Clients that wait in queues when SIGHUP comes, since no worker has room, are all served."""
     old = service.crew()
-    with service.processes.halted("all processes", *service.everybody()):
-        asked = [service.get() for _ in range(24)]
-        waiting.until_flushed(service.solution)
-        service.reload()
-    service.until_answered(asked)
-    lost = sum(not each.complete for each in asked)
-    assert not lost, f"24 clients waited in queues when SIGHUP came, and {lost} of them were reset"
-    answers(asked)
-    service.reloaded(*old)
+    with service.jobs.holding():
+        busy = crowded(service)
+        release = service.reload()
+        service.reloaded(*old)
+        service.until_asked(16, "to serve more of those who wait, since the new workers have room")
+        service.solution.settled()
+        lost = sum(each.connection.ended for each in busy)
+        assert not lost, f"40 clients waited in queues when SIGHUP came, and {lost} of 48 were reset"
+    assert len(answers(busy)) == 48, "everybody is answered in the end"
+    assert service.ask().release == release, "and then by the new release"
 
 
 @behaviour(
@@ -879,6 +880,7 @@ def test_sigterm_finishes(service: Service) -> None:
         service.solution.until(lambda: not service.processes.listeners(), "to close all listeners after SIGTERM")
         late = service.get()
         service.solution.until(lambda: late.answered, "a refusal: nobody listens", "client")
+        service.solution.settled()
         assert late.connection.refused, "after SIGTERM new clients are refused, and this one was not"
         assert service.solution.exit_status() is None, "the supervisor has exited, and jobs were under way"
     assert [told(each.request).result for each in busy] == [result(each.job) for each in busy], "they are finished"
@@ -887,23 +889,21 @@ def test_sigterm_finishes(service: Service) -> None:
     service.assert_gone()
 
 
-@behaviour(stage=4, points=5, hidden=True, alone=True, source=RESETS, needs="sigterm_finishes")
+@behaviour(stage=4, points=5, hidden=True, alone=True, settings=SMALL, source=RESETS, needs="sigterm_finishes")
 @hints(
     "Whom has the kernel told that it is connected, though you have never heard of it?",
     "Who waits in the queue is reset when its listener is closed.",
     "On SIGTERM accept until there is nobody left (EAGAIN), and close the listener only then.",
 )
 def test_sigterm_serves_the_queue(service: Service) -> None:
-    """Clients that wait in queues when SIGTERM comes are all served, before the listeners are closed."""
-    service.crew()
-    with service.processes.halted("all processes", *service.everybody()):
-        asked = [service.get() for _ in range(16)]
-        waiting.until_flushed(service.solution)
+    """Clients that wait in queues when SIGTERM comes, since no worker has room, are all served before the end."""
+    with service.jobs.holding():
+        busy = crowded(service)
         service.solution.terminate()
-    service.until_answered(asked)
-    lost = sum(not each.complete for each in asked)
-    assert not lost, f"16 clients waited in queues when SIGTERM came, and {lost} of them were reset"
-    answers(asked)
+        service.solution.settled()
+        lost = sum(each.connection.ended for each in busy)
+        assert not lost, f"40 clients waited in queues when SIGTERM came, and {lost} of 48 were reset"
+    assert len(answers(busy)) == 48, "everybody is answered in the end"
     status = service.solution.until_exit("to exit once nothing is under way")
     assert status in STOPPED, f"it ends with status 0, or by the signal, and not with {status}"
     service.assert_gone()

@@ -31,6 +31,7 @@ UPSTREAM = os.environ.get("UPSTREAM_URL", "")
 RELEASE_FILE = Path(os.environ.get("RELEASE_FILE", "release"))
 
 BEATS = 4  # signs of life in the time after which a worker counts as stuck
+DRAIN = signal.SIGUSR1  # to a worker: leave, but serve the queue before
 SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 
 
@@ -56,18 +57,19 @@ def read_release() -> str:
 
 
 class Worker:
-    """Serves what comes to one listener, until it is stopped and has finished all it has accepted."""
+    """Serves what comes to one listener, until it is told to leave, or the service ends."""
 
     def __init__(self, number: int, listener: socket.socket, release: str, pulse: mmap.mmap) -> None:
         self.told = {"worker": number, "pid": os.getpid(), "release": release}
         self.listener, self.pulse = listener, pulse
         self.tasks: set[asyncio.Task[None]] = set()  # one for each open connection
-        self.stopping = False
+        self.draining = False
         self.over = asyncio.Event()
 
     async def run(self, lifeline: int) -> None:
         self.loop = asyncio.get_running_loop()
-        self.loop.add_signal_handler(signal.SIGTERM, self.stop)
+        self.loop.add_signal_handler(signal.SIGTERM, self.leave)
+        self.loop.add_signal_handler(DRAIN, self.drain)
         self.loop.add_reader(lifeline, self.orphaned)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self.beat()
@@ -94,9 +96,8 @@ class Worker:
             task.add_done_callback(self.served)
 
     def queue_is_empty(self) -> None:
-        if self.stopping:
-            self.listener.close()
-            self.end_if_done()
+        if self.draining:
+            self.leave()
         else:
             self.loop.add_reader(self.listener, self.accept)
 
@@ -115,19 +116,28 @@ class Worker:
 
     def served(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
-        if self.listener.fileno() >= 0:
+        if self.accepting:
             self.accept()
-        self.end_if_done()
-
-    def stop(self) -> None:
-        """Serve who has connected by now, accepted or not; then end."""
-        if not self.stopping:
-            self.stopping = True
-            self.accept()
-
-    def end_if_done(self) -> None:
-        if self.listener.fileno() < 0 and not self.tasks:
+        elif not self.tasks:
             self.over.set()
+
+    @property
+    def accepting(self) -> bool:
+        return self.listener.fileno() >= 0
+
+    def leave(self) -> None:
+        """Finish what was accepted, and end. Who waits in the queue is left to whoever comes next."""
+        if self.accepting:
+            self.loop.remove_reader(self.listener)
+            self.listener.close()
+        if not self.tasks:
+            self.over.set()
+
+    def drain(self) -> None:
+        """The same, at the end of the service: nobody comes next, so who waits in the queue is served before."""
+        self.draining = True
+        if self.accepting:
+            self.accept()
 
     def orphaned(self) -> None:
         """The supervisor is dead: nobody would replace, reload or stop this worker any more."""
@@ -142,12 +152,13 @@ class Child:
     """A worker, as the supervisor knows it."""
 
     number: int
-    pulse: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8))  # shared with it: when it last gave a sign
+    pulse: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8))  # shared: when it last gave a sign of life, or 0
     retired: bool = False  # another has its place, or none is wanted any more
     deadline: float = float("inf")
 
     def overdue(self, now: float) -> bool:
-        return now > self.deadline or now > struct.unpack("d", self.pulse[:])[0] + STUCK
+        (seen,) = struct.unpack("d", self.pulse[:])
+        return now > self.deadline or 0 < seen < now - STUCK
 
 
 class Supervisor:
@@ -172,7 +183,6 @@ class Supervisor:
 
     def spawn(self, number: int) -> None:
         child = Child(number)
-        child.pulse[:] = struct.pack("d", time.monotonic())
         pid = os.fork()
         if pid:
             self.children[pid] = child
@@ -228,7 +238,7 @@ class Supervisor:
         old = [pid for pid, child in self.children.items() if not child.retired]
         for number in range(WORKERS):
             self.spawn(number)
-        self.retire(old)
+        self.retire(old, signal.SIGTERM)
 
     def stop(self) -> None:
         """Let go of the listeners: each is closed for good when its worker has emptied its queue."""
@@ -237,13 +247,13 @@ class Supervisor:
         self.stopping = True
         for listener in self.listeners:
             listener.close()
-        self.retire([pid for pid, child in self.children.items() if not child.retired])
+        self.retire([pid for pid, child in self.children.items() if not child.retired], DRAIN)
 
-    def retire(self, pids: list[int]) -> None:
+    def retire(self, pids: list[int], number: signal.Signals) -> None:
         for pid in pids:
             child = self.children[pid]
             child.retired, child.deadline = True, time.monotonic() + SHUTDOWN
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
 
 
 if __name__ == "__main__":
