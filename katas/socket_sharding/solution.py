@@ -26,7 +26,7 @@ SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 
 
 def open_listener() -> socket.socket:
-    """One of the WORKERS sockets that share the port (S1). Who calls it, how often, and who may close what it opened?"""
+    """One of the sockets that share the port (S1). Who calls it, how often, and who may close what it opened?"""
     raise NotImplementedError("open_listener() in solution.py")
 
 
