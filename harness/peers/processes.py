@@ -1,8 +1,9 @@
 """What the kernel shows of a service of several processes that share a port, and what is done to single ones of them.
 
-Who has which listener open, how many wait in its queue, to which process a connection belongs, who has run. The process
-that was started is the supervisor; workers are the others that have one of the port's listeners open. Process ids are
-those that the harness sees; a program in a namespace of its own knows itself by another one (see `inner`).
+Who has which listener open, how many wait in its queue, to which process a connection belongs, who has run. Of the
+processes that have one of the port's listeners open those that are the parent of another are supervisors, as is the one
+that was started, and the others are workers. Process ids are those that the harness sees; a program in a namespace of
+its own knows itself by another one (see `inner`).
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ class Processes:
 
     @property
     def supervisor(self) -> int:
+        """The parent of the workers, which is the process that was started unless that only starts another."""
         assert self.solution.process is not None
-        return self.solution.process.program
+        parents = {self._parent(pid) for pid in self.workers()} & set(self.holders())
+        return parents.pop() if len(parents) == 1 else self.solution.process.program
 
     # -- sockets ------------------------------------------------------------------------------------------------
 
@@ -67,8 +70,11 @@ class Processes:
         return {pid: inodes for pid, inodes in held.items() if inodes}
 
     def workers(self) -> dict[int, set[int]]:
-        """The same, of all but the supervisor."""
-        return {pid: inodes for pid, inodes in self.holders().items() if pid != self.supervisor}
+        """The same, of workers only."""
+        assert self.solution.process is not None
+        holders = self.holders()
+        supervisors = {self._parent(pid) for pid in holders} | {self.solution.process.program}
+        return {pid: inodes for pid, inodes in holders.items() if pid not in supervisors}
 
     def owners(self, connection: Connection) -> set[int]:
         """The processes that have accepted a connection; nobody while it waits in a queue."""
@@ -86,11 +92,15 @@ class Processes:
 
     def reaped(self, pid: int) -> bool:
         """It is gone, and so is its entry in the table of processes (or that is somebody else's by now)."""
+        return self._parent(pid) not in (*self.tree.pids(), os.getpid())
+
+    @staticmethod
+    def _parent(pid: int) -> int:
+        """The parent of a process, also of one that is dead and not reaped; 0 when it is gone."""
         try:
-            parent = Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2].split()[1]
+            return int(Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
-            return True
-        return int(parent) not in (*self.tree.pids(), os.getpid())
+            return 0
 
     def inner(self, pid: int) -> int:
         """The id by which a process knows itself; 0 when it is gone."""

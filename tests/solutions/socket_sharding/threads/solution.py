@@ -1,7 +1,7 @@
 """The supervisor: starts workers as programs of their own, and hands each its listener and one end of a socket pair.
 
-Over that pair a worker gives signs of life, and is told what to do; its end says that the other side is dead. So there is
-no need for SIGCHLD, and none for signals to workers but SIGKILL.
+Over that pair a worker gives signs of life, and is told what to do; its end says that the other side is dead. So
+there is no need for SIGCHLD, and none for signals to workers but SIGKILL.
 """
 
 import os
@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from time import monotonic
 
 ADDRESS = os.environ["HOST"], int(os.environ["PORT"])
@@ -38,10 +39,8 @@ class Worker:
 
     def dismiss(self, how: bytes) -> None:
         self.dismissed = self.dismissed or monotonic()
-        try:
+        with suppress(OSError):  # it is dead, or does not listen: it will be found to be so
             self.control.send(how)
-        except OSError:
-            pass  # it is dead, or does not listen: it will be found to be so
 
     def ended(self) -> bool:
         """Take in its signs of life; True when it is dead."""
