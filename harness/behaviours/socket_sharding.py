@@ -671,8 +671,8 @@ def test_a_worker_finishes_on_sigterm(service: Service) -> None:
     "process gets no other signal.",
 )
 @incident(
-    "gunicorn's workers change a temporary file for this. On a disk that is slow that call blocks, and a worker that is "
-    "healthy looks stuck, which is why its FAQ advises to put the file into memory (worker_tmp_dir)."
+    "gunicorn's workers change a temporary file for this. On a slow disk that call blocks, and a healthy worker "
+    "looks stuck, which is why its FAQ advises to put the file into memory (worker_tmp_dir)."
 )
 def test_a_stuck_worker_is_replaced_a_busy_one_is_not(service: Service) -> None:
     """A worker stopped for STUCK_MS is killed and replaced, its queue served; one that waits for a job is not."""

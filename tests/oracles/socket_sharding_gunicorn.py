@@ -20,7 +20,23 @@ from gunicorn.app.base import BaseApplication
 KATA = "socket_sharding"
 NEEDS = "gunicorn"
 PACKAGE = "gunicorn, or pip install gunicorn"
-DEVIATIONS = {}
+DEVIATIONS = {
+    "silent_clients_are_cut_off": "gunicorn leaves that to the proxy in front of it",
+    "a_dead_worker_is_replaced": "the replacement binds another socket",
+    "the_queue_outlives_its_worker": "the queue of a worker that dies is reset with its socket",
+    "nobody_is_refused_while_all_are_dead": "without workers there is no socket",
+    "a_stuck_worker_is_replaced_a_busy_one_is_not": "it is replaced, but its queue is reset with its socket",
+    "sighup_brings_the_next_release": "it does, on other sockets",
+    "old_workers_finish": "they do, but keep their sockets until then, in whose queues nobody is served",
+    "a_reload_loses_no_queue": "the same, and what waits there is reset in the end",
+    "an_old_worker_is_not_waited_for_forever": "a thread that waits for a job keeps its worker alive, and at a reload "
+    "the arbiter does not kill it",
+    "a_bad_release_changes_nothing": "its configuration is read again, and workers are replaced, whatever it says",
+    "reloads_in_a_row": "the same as for old_workers_finish",
+    "who_is_on_the_way_out_is_not_replaced": "the same as for old_workers_finish",
+    "sigterm_finishes": "workers close their sockets when they have finished, so until then clients wait in vain",
+    "sigterm_serves_the_queue": "the queues are reset with the sockets",
+}
 
 SETTINGS = {name: int(os.environ[name]) for name in ("WORKERS", "BACKLOG", "WORKER_CONNECTIONS")}
 UPSTREAM = os.environ["UPSTREAM_URL"]
