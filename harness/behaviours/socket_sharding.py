@@ -647,6 +647,7 @@ def test_a_death_harms_nobody_else(service: Service) -> None:
 def test_a_worker_finishes_on_sigterm(service: Service) -> None:
     """A worker that gets SIGTERM finishes what it has accepted, ends, and is replaced."""
     leaving = service.crew()[0]
+    pid = service.processes.inner(leaving)
     with service.jobs.holding():
         busy = [service.hold_at(leaving) for _ in range(2)]
         service.processes.send(leaving, signal.SIGTERM, "a worker")
@@ -654,7 +655,7 @@ def test_a_worker_finishes_on_sigterm(service: Service) -> None:
         cut = sum(each.request.connection.ended for each in busy)
         assert not cut, f"a worker that gets SIGTERM finishes what it has, and cut off {cut} of 2 clients"
     for each in busy:
-        assert told(each.request).pid == service.processes.inner(leaving), "who was accepted is answered by that worker"
+        assert told(each.request).pid == pid, "who was accepted is answered by that worker"
     service.until_reaped(leaving, owed="the end of a worker that got SIGTERM and has finished")
     service.until_replaced(leaving, owed="a worker in the place of the one that has ended")
     assert len(answers(service.get() for _ in range(8))) == 8, "and everybody is served"
