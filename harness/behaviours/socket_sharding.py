@@ -956,14 +956,14 @@ def test_sigterm_is_bounded(service: Service) -> None:
 )
 def test_workers_end_without_their_supervisor(service: Service) -> None:
     """When the supervisor is killed its workers end, and the next service has the port for itself."""
-    old = {service.processes.inner(pid) for pid in service.crew()}
+    service.crew()
     service.solution.signal(signal.SIGKILL)
     owed = "the end of all workers, since their supervisor is dead"
     service.within(ORPHANED_MS, lambda: not service.everybody() and not service.processes.listeners(), owed)
     service.solution.restart(same_port=True)
-    service.crew()
-    strangers = {service.ask().pid for _ in range(8)} & old
-    assert not strangers, "who answers now belongs to the next service"
+    own = {service.processes.inner(pid) for pid in service.crew()}
+    strangers = {service.ask().pid for _ in range(8)} - own
+    assert not strangers, "who answers now is a worker of the next service"
 
 
 # -- stage 5: scale -------------------------------------------------------------------------------------------------
