@@ -197,8 +197,11 @@ class Service:
     def everybody(self) -> list[int]:
         return self.processes.tree.pids()
 
-    def assert_gone(self) -> None:
-        assert not self.everybody(), "the service has ended, and some of its processes have not"
+    def until_gone(self) -> None:
+        """Wait until nothing is left of a service that has ended."""
+        self.solution.until(
+            lambda: not self.everybody(), "the end of all its processes, since the supervisor has exited"
+        )
 
     # -- time ---------------------------------------------------------------------------------------------------
 
@@ -896,7 +899,7 @@ def test_sigterm_finishes(service: Service) -> None:
     assert [told(each.request).result for each in busy] == [result(each.job) for each in busy], "they are finished"
     status = service.solution.until_exit("to exit once nothing is under way")
     assert status in STOPPED, f"it ends with status 0, or by the signal, and not with {status}"
-    service.assert_gone()
+    service.until_gone()
 
 
 @behaviour(stage=4, points=5, hidden=True, alone=True, settings=SMALL, source=RESETS, needs="sigterm_finishes")
@@ -916,7 +919,7 @@ def test_sigterm_serves_the_queue(service: Service) -> None:
     assert len(answers(busy)) == 48, "everybody is answered in the end"
     status = service.solution.until_exit("to exit once nothing is under way")
     assert status in STOPPED, f"it ends with status 0, or by the signal, and not with {status}"
-    service.assert_gone()
+    service.until_gone()
 
 
 @behaviour(
@@ -940,7 +943,7 @@ def test_sigterm_is_bounded(service: Service) -> None:
             service.within(
                 1000 + service.setting("SHUTDOWN_MS"), lambda: service.solution.exit_status() is not None, owed
             )
-            service.assert_gone()
+            service.until_gone()
     assert not busy.request.complete, "its job is not done, so nothing is answered"
 
 
