@@ -441,12 +441,23 @@ def test_vanished_clients_make_room(service: Service) -> None:
     assert not queued, f"nobody is left, and {queued} connections wait"
 
 
+def served_in_time(service: Service) -> bool:
+    """Whether a request that comes with its connection is answered, now or later: a slow machine may need REQUEST_MS."""
+    for _ in range(5):
+        with service.processes.halted("all processes", *service.everybody()):
+            quick = service.get()
+            waiting.until_flushed(service.solution)
+        service.until_answered([quick])
+        if quick.complete:
+            return told(quick).worker in range(service.size)
+    return False
+
+
 @behaviour(stage=2, points=3, alone=True, settings=TIMED, source=brief("S3", "REQUEST_MS"), needs="tells_who_answers")
 def test_silent_clients_are_cut_off(service: Service) -> None:
     """A client whose request is not complete after REQUEST_MS is disconnected, also if it drips on."""
     whole = request("GET", "/")
-    client = RawClient(service.solution, "quick client")
-    assert client.ask(whole).status == 200, "a request that is complete is answered"
+    assert served_in_time(service), "a request that is there when its connection is accepted is answered"
     clients = [RawClient(service.solution, name) for name in ("silent", "stalled", "dripping")]
     clients[1].send(whole[:-2])
     clients[2].send(b"GET / HTTP/1.1\r\nX-Drip: ")
