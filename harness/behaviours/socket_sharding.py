@@ -442,7 +442,7 @@ def test_vanished_clients_make_room(service: Service) -> None:
 
 
 def served_in_time(service: Service) -> bool:
-    """Whether a request that comes with its connection is answered, now or later: a slow machine may need REQUEST_MS."""
+    """Whether a request that comes with its connection is answered, if need be the fifth: REQUEST_MS is short."""
     for _ in range(5):
         with service.processes.halted("all processes", *service.everybody()):
             quick = service.get()
