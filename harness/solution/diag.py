@@ -59,6 +59,8 @@ class Listening(NamedTuple):
     host: str
     port: int
     inode: int
+    queue: int = 0  # connections that wait to be accepted
+    backlog: int | None = None  # how many may wait; None where that is not shown
 
 
 def _packed(host: str) -> tuple[int, bytes]:
@@ -185,7 +187,8 @@ def _end(message: bytes) -> TcpEnd | None:
 def _listening(message: bytes) -> Listening:
     family, (port, _) = message[16], _PORTS.unpack_from(message, 20)
     host = socket.inet_ntop(family, message[24:28] if family == socket.AF_INET else message[24:40])
-    return Listening(host, port, _SOCKET.unpack_from(message, 72)[3])
+    queue, backlog, _, inode = _SOCKET.unpack_from(message, 72)
+    return Listening(host, port, inode, queue, backlog)
 
 
 class ProcNetTcp:
@@ -220,7 +223,7 @@ class ProcNetTcp:
         self.refresh()
         for ((host, port), _), end in self._ends.items():
             if end.state == LISTEN:
-                yield Listening(host, port, end.inode)
+                yield Listening(host, port, end.inode, end.rqueue)
 
     def close(self) -> None:
         self._ends.clear()

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.solution import datagrams
-from harness.solution.diag import Tcp, open_tcp
+from harness.solution.diag import Listening, Tcp, open_tcp
 from harness.solution.thread import DEAD, GONE, Sight, Thread
 
 PROC = Path("/proc")
@@ -69,6 +69,7 @@ class ProcessTree:
         self.root = root
         self._pids = {root}
         self._strangers: set[int] = set()
+        self.halted: set[int] = set()  # processes that the harness keeps stopped: they count as asleep, without timers
         self._newest = self._threads_as_of = b""
         self._threads: dict[tuple[int, int], Thread] = {}
         self._complete: Threads | None = None
@@ -138,15 +139,22 @@ class ProcessTree:
     def snapshot(self) -> Snapshot:
         seen = self._read()
         for _ in range(LISTINGS):
-            if seen == self._complete or _awake(seen):
+            if seen == self._complete or self._awake(seen):
                 break
             self._list()
             again = self._read()
             if again == seen:
                 self._complete = again
             seen = again
-        busy = _awake(seen) or ("" if seen == self._complete else "threads come and go")
+        busy = self._awake(seen) or ("" if seen == self._complete else "threads come and go")
         return Snapshot(seen, busy)
+
+    def _awake(self, threads: Threads) -> str:
+        """Which thread does not sleep, "" when all do."""
+        for (pid, tid), (state, _, _) in threads.items():
+            if state != b"S" and not (state == b"T" and pid in self.halted):
+                return f"thread {tid} of process {pid} {STATES.get(state, 'is busy')}"
+        return ""
 
     def _read(self) -> Threads:
         seen: Threads = {}
@@ -169,7 +177,7 @@ class ProcessTree:
 
     def timers(self) -> list[float]:
         """Seconds until each thread wakes up that sleeps with a deadline, by the last snapshot."""
-        spans = [thread.remaining() for thread in self._threads.values()]
+        spans = [thread.remaining() for thread in self._threads.values() if thread.pid not in self.halted]
         return [span for span in spans if span is not None] + list(self._timerfd())
 
     def _timerfd(self) -> Iterator[float]:
@@ -221,17 +229,25 @@ class ProcessTree:
 
     def listening(self, transport: str = "tcp") -> list[tuple[str, int]]:
         """The addresses that the tree's own TCP sockets listen on, or its UDP sockets are bound to."""
+        if transport == "tcp":
+            return sorted({(sock.host, sock.port) for sock in self.listeners()})
+        own = set(self._socket_inodes())
+        return sorted({(sock.host, sock.port) for sock in datagrams.sockets() if sock.inode in own}) if own else []
+
+    def listeners(self) -> list[Listening]:
+        """The tree's own TCP sockets that listen, each once."""
         own = set(self._socket_inodes())
         if not own:
             return []
-        if transport == "udp":
-            return sorted({(sock.host, sock.port) for sock in datagrams.sockets() if sock.inode in own})
         self._tcp = self._tcp or open_tcp()
-        return sorted({(host, port) for host, port, inode in self._tcp.listeners() if inode in own})
+        return [sock for sock in self._tcp.listeners() if sock.inode in own]
+
+    def sockets_by_process(self) -> dict[int, set[int]]:
+        """The inodes of the sockets that each living process has open."""
+        return {pid: set(_sockets(pid)) for pid in self.pids()}
 
     def _socket_inodes(self) -> list[int]:
-        targets = (target for pid in self.pids() for _, target in _descriptors(pid))
-        return [int(target[8:-1]) for target in targets if target.startswith("socket:[")]
+        return [inode for pid in self.pids() for inode in _sockets(pid)]
 
     def close(self) -> None:
         for thread in self._threads.values():
@@ -239,14 +255,6 @@ class ProcessTree:
         self._threads.clear()
         if self._tcp:
             self._tcp.close()
-
-
-def _awake(threads: Threads) -> str:
-    """Which thread does not sleep, "" when all do."""
-    for (pid, tid), (state, _, _) in threads.items():
-        if state != b"S":
-            return f"thread {tid} of process {pid} {STATES.get(state, 'is busy')}"
-    return ""
 
 
 def _newest() -> bytes:
@@ -286,3 +294,9 @@ def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
             yield number, os.readlink(f"/proc/{pid}/fd/{number}")
         except CLOSED:
             continue
+
+
+def _sockets(pid: int) -> Iterator[int]:
+    """The inodes of a process's sockets, one for each descriptor."""
+    targets = (target for _, target in _descriptors(pid))
+    return (int(target[8:-1]) for target in targets if target.startswith("socket:["))

@@ -140,6 +140,11 @@ class Process:
         """None while it runs; negative numbers are signals."""
         return self._process.poll()
 
+    @property
+    def program(self) -> int:
+        """The process id of the program itself, which signals go to."""
+        return self._program
+
     def signal(self, number: int) -> None:
         """Send a signal to the program itself, as an operator would."""
         if self.exit_status() is None:

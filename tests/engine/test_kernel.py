@@ -278,7 +278,35 @@ def test_a_listener_is_no_connection(tcp, listener):
 def test_listeners_are_named_with_their_inodes(tcp, listener):
     inode = os.fstat(listener.fileno()).st_ino
     host, port = listener.getsockname()[:2]
-    assert (host, port, inode) in list(tcp.listeners())
+    assert (host, port, inode) in [(sock.host, sock.port, sock.inode) for sock in tcp.listeners()]
+
+
+def test_each_of_several_listeners_on_one_port_has_its_own_queue(tcp):
+    with socket.socket() as first, socket.socket() as second:
+        address = ("127.0.0.1", 0)
+        for backlog, sock in ((3, first), (5, second)):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(address)
+            sock.listen(backlog)
+            address = sock.getsockname()
+        second.close()  # so that the one that is left gets the next connection
+        with socket.create_connection(address):
+            (shown,) = [sock for sock in tcp.listeners() if sock.port == address[1]]
+            assert (shown.inode, shown.queue) == (os.fstat(first.fileno()).st_ino, 1)
+            assert shown.backlog == (3 if isinstance(tcp, SocketDiag) else None)
+
+
+def test_sockets_are_told_by_process(run):
+    sample = run("prefork.py")
+    sample.until(lambda: len(sample.tree.pids()) == 3)
+    (listener,) = sample.tree.listeners()
+    holding = [pid for pid, inodes in sample.tree.sockets_by_process().items() if listener.inode in inodes]
+    assert sorted(holding) == sample.tree.pids(), "a listener is told once, and all who have it open"
+    if not shutil.which("ss"):
+        pytest.skip("ss is not installed")
+    shown = subprocess.run(["ss", "-ltnpe", f"sport = :{sample.port.number}"], capture_output=True, text=True)
+    assert f"ino:{listener.inode} " in shown.stdout
+    assert all(f"pid={pid}," in shown.stdout for pid in holding)
 
 
 def test_bytes_are_counted_and_the_fin_is_counted_on_arrival_only(listener):

@@ -223,6 +223,19 @@ def test_a_stopped_program_is_not_quiet(run):
     assert answered(connection)
 
 
+def test_a_process_that_the_harness_keeps_stopped_counts_as_asleep(run):
+    sample = run("prefork.py")
+    sample.until(lambda: len(sample.tree.pids()) == 3)
+    worker = max(sample.tree.pids())
+    sample.watch.tree.halted.add(worker)
+    os.kill(worker, signal.SIGSTOP)
+    sample.looks_until(lambda look: look.quiet)
+    sample.watch.tree.halted.clear()
+    sample.looks_until(lambda look: "is stopped" in look.busy_because)
+    os.kill(worker, signal.SIGCONT)
+    sample.looks_until(lambda look: look.quiet)
+
+
 def test_a_program_that_is_gone_is_quiet(run):
     sample = run("loop.py")
     connection = sample.connect()

@@ -31,6 +31,7 @@ CHOSEN = {
     "jwt": ("everybody_waits", "cached_keys_not_blocked"),
     "long_polling": ("leaver_removes_entry", "second_poller_conflicts"),
     "pubsub": ("err_no_close", "unknown_verb_closes"),
+    "socket_sharding": ("workers_bind", "nobody_is_refused_while_all_are_dead"),
     "sse": ("header_ignored", "resume_exact"),
 }
 VARYING = (
