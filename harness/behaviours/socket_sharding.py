@@ -118,6 +118,8 @@ class Service:
     def hold_at(self, worker: int) -> Busy:
         """A job that keeps this worker busy, while jobs are held."""
         for _ in range(TRIES * self.size):
+            if not self.processes.alive(worker):
+                raise NotReached("the scene could not be set: the worker that was to be busy has ended")
             busy = self.ask_for_job()
             if worker in self.processes.owners(busy.request.connection):
                 return busy
@@ -702,7 +704,11 @@ def test_a_stuck_worker_is_replaced_a_busy_one_is_not(service: Service) -> None:
         stuck, other = service.crew()
         with service.jobs.holding():
             began = waiting.now()
-            busy = service.hold_at(other)
+            try:
+                busy = service.hold_at(other)
+            except NotReached:  # killed before it was busy
+                alive = False
+                continue
             with service.processes.halted("a worker", stuck):
                 left = service.pending(2, stuck)
                 service.within(3 * span, partial(service.processes.reaped, stuck), stuck_owed(span))
