@@ -26,7 +26,7 @@ from harness.wire.http1 import Headers, Response
 PEERS = [Engine]
 KIB = 1024
 BIG = 8 * KIB  # bytes of a token that fills sockets
-FLOOD = 288  # such tokens: more than sockets and WAITING hold together
+FLOOD = 192  # such tokens: more than sockets and WAITING hold together
 WAITING = 512 * KIB  # of a client's text, as the brief has it
 KEEPALIVE = 25  # ms
 BEATING = {"KEEPALIVE_MS": KEEPALIVE}
@@ -887,7 +887,7 @@ def test_keepalive_never_tears(chat: Chat) -> None:
     slow, of_slow = chat.stuck("slow")
     other, of_other = chat.begun("other")
     before = other.parser.comments
-    other.until(lambda: other.parser.comments >= before + 6, "comments")
+    other.until(lambda: other.parser.comments >= before + 4, "comments")
     of_slow.done()
     seen, began = slow.parser.comments, waiting.now()
     slow.read_again()
@@ -1093,7 +1093,7 @@ def test_keepalive_comments(chat: Chat) -> None:
     """While the engine is silent the stream carries comments, about one in KEEPALIVE_MS, and then goes on."""
     completion, generation = chat.begun("client")
     began, before = waiting.now(), completion.parser.comments
-    completion.until(lambda: completion.parser.comments >= before + 3, f"three comments: KEEPALIVE_MS is {KEEPALIVE}")
+    completion.until(lambda: completion.parser.comments >= before + 2, f"two comments: KEEPALIVE_MS is {KEEPALIVE}")
     waiting.elapse(chat.solution, 2 * KEEPALIVE)  # so that too many are many, on a slow machine too
     passed = (waiting.now() - began) * 1000
     came, most = completion.parser.comments - before, passed / KEEPALIVE + 3
@@ -1102,7 +1102,7 @@ def test_keepalive_comments(chat: Chat) -> None:
     completion.until_text("Hello you")
     generation.write(token_line(b" there")[:11])  # a line that is half there when the time is over
     again = completion.parser.comments
-    completion.until(lambda: completion.parser.comments >= again + 2, "comments after a token too")
+    completion.until(lambda: completion.parser.comments > again, "a comment after a token too")
     generation.write(token_line(b" there")[11:])
     generation.done()
     completion.until_done()
@@ -1116,7 +1116,7 @@ def test_keepalive_before_first_token(chat: Chat) -> None:
         completion, generation = chat.ask("client")
         if has_begun:
             generation.begin()
-        completion.until(lambda: completion.parser.comments >= 2, "the head of the stream, and comments")
+        completion.until(lambda: completion.parser.comments, "the head of the stream, and a comment")
         completion.until_stream()
         generation.say(HELLO)
         completion.until_text("Hello")
@@ -1168,6 +1168,7 @@ def test_sigterm_deadline(chat: Chat) -> None:
     stream, of_stream = chat.begun("stream")
     whole, of_whole = chat.ask("whole", stream=False)
     _, of_stuck = chat.stuck("slow")
+    chat.solution.lease = 3.0  # seconds that the brief leaves behind DRAIN_MS
     chat.solution.terminate()
     assert_told(stream, "the time after SIGTERM is over", FREE)
     assert_refused(whole.response(), 503, "server_error", FREE, FREE, "the time after SIGTERM is over")

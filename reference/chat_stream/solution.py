@@ -335,7 +335,7 @@ async def main() -> None:
     await asyncio.wait([serving], timeout=DRAIN if stopping.is_set() else 0)
     for limit in list(running):
         limit.reschedule(0)  # its generation ends with an error, now
-    await asyncio.wait([serving], timeout=1)
+    await asyncio.wait([serving], timeout=min(DRAIN, 1))  # whoever does not read has had its time
     if serving.done():
         serving.result()  # such as: the port is taken
 

@@ -238,9 +238,11 @@ async function complete(request, response) {
   const chat = wanted(Buffer.concat(pieces));
   if (running.size >= MAX_GENERATIONS) throw busy("1");
   const generation = new Generation(chat);
-  const left = () => generation.end();
-  response.on("close", left);
   const out = chat.stream ? new EventStream(response) : undefined;
+  response.on("close", () => {
+    out?.close();
+    generation.end();
+  });
   try {
     if (!out) return answer(response, 200, await whole(chat, generation));
     await stream(chat, generation, out);
