@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,7 +40,6 @@ MODEL = "small"
 HELLO = b"Hello"
 LOST = "\ufffd"
 FREE = object()  # a member of an error that the brief leaves open
-NO_MEMBERS: dict[str, Any] = {}
 OPENAI_URL = "https://platform.openai.com/docs/api-reference/chat"
 AT_ONCE = "deltas_at_once"
 HTML_URL = "https://html.spec.whatwg.org/multipage/server-sent-events.html"
@@ -69,7 +68,7 @@ class Chat:
     def word(self) -> str:
         return "".join(self.chance.choices("abcdefghijklmnopqrstuvwxyz", k=8))
 
-    def document(self, stream: bool = True, **members: Any) -> dict[str, Any]:
+    def document(self, stream: bool | None = True, **members: Any) -> dict[str, Any]:
         """A good request, with a prompt of its own."""
         messages = [{"role": "user", "content": f"say {self.word()}"}]
         return {"model": MODEL, "messages": messages, "stream": stream, **members}
@@ -94,9 +93,12 @@ class Chat:
     def asked(self, document: dict[str, Any]) -> Generation:
         """The engine's side of a request, when it has come."""
         prompt = document["messages"][-1]["content"]
-        return self.solution.until(lambda: self.engine.asked(prompt), "a request for tokens", "engine")
+        self.solution.until(lambda: self.engine.asked(prompt), "a request for tokens", "engine")
+        generation = self.engine.asked(prompt)
+        assert generation
+        return generation
 
-    def ask(self, who: str, stream: bool = True, **members: Any) -> tuple[Completion, Generation]:
+    def ask(self, who: str, stream: bool | None = True, **members: Any) -> tuple[Completion, Generation]:
         """Both sides of a completion: the engine was asked, and has said nothing yet."""
         document = self.document(stream, **members)
         completion = self.post(who, document)
@@ -173,7 +175,8 @@ def good(reply: Response) -> dict[str, Any]:
     document = reply.json()
     assert isinstance(document, dict), f"a completion is a JSON object: {reply}"
     choices = document.get("choices")
-    assert isinstance(choices, list) and len(choices) == 1, f"there is one choice, and not {choices!r}"
+    assert isinstance(choices, list), f"choices are an array, and not {choices!r}"
+    assert len(choices) == 1, f"there is one choice, and not {choices!r}"
     assert isinstance(choices[0].get("message"), dict), f"a choice has a message: {choices[0]!r}"
     return document
 
@@ -336,8 +339,9 @@ def test_usage_on_request(chat: Chat) -> None:
     assert all("usage" in chunk and chunk["usage"] is None for chunk in before), "all others have `usage: null`"
     assert_the_same(completion, "id")
 
-    for options in ({"stream_options": {"include_usage": False}}, {"stream_options": {}}, NO_MEMBERS):
-        completion, generation = chat.begun("client", **options)
+    unasked: list[dict[str, Any]] = [{"stream_options": {"include_usage": False}}, {"stream_options": {}}, {}]
+    for members in unasked:
+        completion, generation = chat.begun("client", **members)
         generation.done()
         completion.until_done()
         assert not any(chunk.get("usage") for chunk in completion.chunks), "nobody asked for the usage"
@@ -356,19 +360,22 @@ def test_whole_answer(chat: Chat) -> None:
     """Without `stream` the whole text comes at once, in one object, with usage."""
     before = int(waiting.unix_time())
     ids = []
-    for members in ({"stream": False}, {"stream": None}):
-        completion, generation = chat.ask("client", **members)
+    for absent in (False, True):
+        completion, generation = chat.ask("client", stream=None if absent else False)
         generation.say(b"Hel", b"lo ", b"you")
         generation.done("stop", 5, 3)
         document = good(completion.response())
         assert document.get("object") == "chat.completion", f"object is chat.completion: {document}"
         assert document.get("model") == MODEL, f"model is the one that was asked for: {document}"
         message, choice = document["choices"][0]["message"], document["choices"][0]
-        assert (message.get("role"), message.get("content")) == ("assistant", "Hello you"), f"the text is owed: {message}"
+        assert (message.get("role"), message.get("content")) == ("assistant", "Hello you"), (
+            f"the text is owed: {message}"
+        )
         assert (choice.get("index"), choice.get("finish_reason")) == (0, "stop"), f"index 0, and the reason: {choice}"
         assert_usage(document.get("usage"), 5, 3)
         created = document.get("created")
-        assert type(created) is int and before <= created <= waiting.unix_time(), f"created is now, and not {created}"
+        assert type(created) is int, f"created is an integer, and not {created!r}"
+        assert before <= created <= waiting.unix_time(), f"created is the time in seconds, and not {created}"
         ids.append(document.get("id"))
     assert all(isinstance(each, str) and each for each in ids), f"id is a text: {ids}"
     assert len(set(ids)) == 2, "each completion has an id of its own"
@@ -387,8 +394,10 @@ def test_engine_is_asked(chat: Chat, engine: Engine) -> None:
         came = {name: generation.document.get(name) for name in wanted}
         assert came == wanted, f"the engine is owed {wanted}, and was asked for {came}"
         kind = generation.incoming.header_values("content-type")
-        assert kind and kind[0].startswith("application/json"), f"what the engine is asked is JSON, and not {kind}"
-        assert not generation.incoming.header_values("authorization"), "the client's key is none of the engine's business"
+        assert "".join(kind).startswith("application/json"), f"what the engine is asked is JSON, and not {kind}"
+        assert not generation.incoming.header_values("authorization"), (
+            "the client's key is none of the engine's business"
+        )
         generation.say(HELLO)
         generation.done()
         completion.until_end()
@@ -433,8 +442,8 @@ def test_bad_requests_400(chat: Chat, engine: Engine) -> None:
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
         reply = chat.post("client", body).response()
         assert_refused(reply, 400, "invalid_request_error", None, param, body[:90].decode(errors="replace"))
-    nulls = dict.fromkeys(("stream", "stream_options", "max_tokens", "n"))
-    completion, generation = chat.ask("client", **{**nulls, "seed": 7, "user": "ann"})
+    nulls: dict[str, Any] = dict.fromkeys(("stream_options", "max_tokens", "n"))
+    completion, generation = chat.ask("client", stream=None, seed=7, user="ann", **nulls)
     generation.say(HELLO)
     generation.done()
     assert content_of(good(completion.response())) == "Hello", "null counts as left out, and other members do no harm"
@@ -459,7 +468,7 @@ def test_key_401(chat: Chat, engine: Engine) -> None:
 @hints(
     "What does one byte of a smiley look like to your decoder?",
     "To decode each token for itself breaks characters; to wait for a whole token's worth of them makes clients wait.",
-    "Keep one incremental decoder for each text: `codecs.getincrementaldecoder('utf-8')`, or a TextDecoder with `stream`.",
+    "Keep one incremental decoder for each text: `codecs.getincrementaldecoder`, or a TextDecoder with `stream`.",
 )
 @incident(
     "mlc-llm sent the replacement character for each part of an emoji (#1142), and so did dozens of servers after it:"
@@ -467,7 +476,13 @@ def test_key_401(chat: Chat, engine: Engine) -> None:
 )
 def test_characters_across_tokens(chat: Chat) -> None:
     """A character goes out whole, as soon as its last byte is there, and what stands before it does not wait."""
-    steps = [(b"a\xf0\x9f", "a"), (b"\x98", "a"), (b"\x80b\xc3", "a😀b"), (b"\xa9\xe6\xbc", "a😀bé"), (b"\xa2.", "a😀bé漢.")]
+    steps = [
+        (b"a\xf0\x9f", "a"),
+        (b"\x98", "a"),
+        (b"\x80b\xc3", "a😀b"),
+        (b"\xa9\xe6\xbc", "a😀bé"),
+        (b"\xa2.", "a😀bé漢."),
+    ]
     steps += [(bytes([byte]), "a😀bé漢.") for byte in "🎉".encode()[:3]] + [(b"\x89", "a😀bé漢.🎉")]
     completion, generation = chat.begun("client")
     for token, text in steps:
@@ -497,7 +512,23 @@ def test_broken_bytes_replaced(chat: Chat) -> None:
     assert came == wanted, f"a whole answer has the same text: {wanted!r}, and not {came!r}"
 
 
-ODD = ["\ufeff", "\n", "\r\n", "\r", '"', "\\", "\\n", "\u2028", "\0", "\x85", "data: x", "[DONE]", "\n\ndata: [DONE]\n\n", "</s>", " "]
+ODD = [
+    "\ufeff",
+    "\n",
+    "\r\n",
+    "\r",
+    '"',
+    "\\",
+    "\\n",
+    "\u2028",
+    "\0",
+    "\x85",
+    "data: x",
+    "[DONE]",
+    "\n\ndata: [DONE]\n\n",
+    "</s>",
+    " ",
+]
 
 
 @behaviour(stage=2, hidden=True, source=rfc(8259, "7", "Strings"), needs=AT_ONCE)
@@ -565,7 +596,8 @@ def merged(completion: Completion) -> dict[Any, tuple[str, str, str]]:
         assert type(index) is int, f"each delta of a tool call has its index: {delta}"
         if index not in calls:
             assert delta.get("type") == "function", f"the first delta of a call says its type, function: {delta}"
-            assert delta.get("id") and function.get("name"), f"the first delta of a call has id and name: {delta}"
+            assert delta.get("id"), f"the first delta of a call has its id: {delta}"
+            assert function.get("name"), f"the first delta of a call has the name of the function: {delta}"
             calls[index] = (delta["id"], function["name"], function.get("arguments") or "")
         else:
             again = delta.get("id") or function.get("name")
@@ -573,6 +605,11 @@ def merged(completion: Completion) -> dict[Any, tuple[str, str, str]]:
             identifier, name, arguments = calls[index]
             calls[index] = (identifier, name, arguments + (function.get("arguments") or ""))
     return calls
+
+
+def until_calls(completion: Completion, number: int, size: int, owed: str) -> None:
+    """Wait until so many calls have begun, and the last of them has arguments of that size."""
+    completion.until(lambda: len(merged(completion)) == number and len(merged(completion)[number - 1][2]) >= size, owed)
 
 
 def calls_of(document: dict[str, Any]) -> dict[Any, tuple[str, str, str]]:
@@ -587,7 +624,7 @@ def calls_of(document: dict[str, Any]) -> dict[Any, tuple[str, str, str]]:
 @hints(
     "How does a client know to which call a piece of arguments belongs?",
     "By the index, in every delta; id and name are told once.",
-    'The first delta: index, id, type, function.name and "arguments": "". Each later one: index and function.arguments.',
+    'The first delta: index, id, type, function.name and "arguments": "". Each later: index and function.arguments.',
 )
 @incident(
     "Ollama's tool calls came without their index (#7881), and mistral.rs's as well (#1507): OpenAI's own client "
@@ -600,13 +637,13 @@ def test_tool_call_deltas(chat: Chat) -> None:
     for index, name in enumerate(("look", "take")):
         identifier, arguments = f"call_{chat.word()}", json.dumps({"what": chat.word()})
         generation.call(index, identifier, name)
-        completion.until(lambda index=index: len(merged(completion)) == index + 1, f"the beginning of call {index}")
+        until_calls(completion, index + 1, 0, f"the beginning of call {index}")
         for end in (3, 9, len(arguments)):
             start = len(merged(completion)[index][2])
             generation.arguments(index, arguments[start:end].encode())
             wanted[index] = (identifier, name, arguments[:end])
             owed = f"the arguments of call {index}: {arguments[:end]}"
-            completion.until(lambda end=end, index=index: len(merged(completion)[index][2]) >= end, owed)
+            until_calls(completion, index + 1, end, owed)
             assert merged(completion) == wanted, f"{wanted} is owed, and came {merged(completion)}"
     generation.done("tool_calls")
     completion.until_done()
@@ -710,7 +747,9 @@ def test_done_is_the_end(chat: Chat) -> None:
             generation.write(done_line() + behind)
             completion.until_end()
             if stream:
-                assert (completion.text, completion.done) == ("Hello", True), f"Hello and [DONE], not {completion.text!r}"
+                assert (completion.text, completion.done) == ("Hello", True), (
+                    f"Hello and [DONE], not {completion.text!r}"
+                )
             else:
                 came = content_of(good(completion.response()))
                 assert came == "Hello", f"Hello is owed, and what comes behind `done` means nothing: {came!r}"
@@ -755,7 +794,7 @@ def test_parallel_streams(chat: Chat) -> None:
 @hints(
     "Where are the tokens of a client that does not read?",
     "A task that reads the engine into a queue has moved the problem into your memory.",
-    "One loop: read a line, send it, wait until it is sent. Who can't send does not read, and the kernel tells the engine.",
+    "One loop: read a line, send it, wait until it is sent. Who can't send does not read, and the kernel tells it on.",
 )
 @incident(
     "mlx-openai-server's worker pushed tokens into an unbounded queue, whatever became of the client (#269); the "
@@ -812,6 +851,12 @@ def test_limit_429(chat: Chat, engine: Engine) -> None:
     stream.until_done()
 
 
+LEAVE: dict[str, Callable[[Completion], None]] = {
+    "by RST": Completion.hang_up,
+    "by FIN": lambda completion: completion.connection.close(),
+}
+
+
 def end_done(chat: Chat) -> None:
     chat.works()
     chat.whole(HELLO)
@@ -819,11 +864,15 @@ def end_done(chat: Chat) -> None:
 
 def end_left(chat: Chat) -> None:
     """Clients go at each point: before the first token, in the middle, in both forms, by RST and FIN."""
-    for number, leave in enumerate((Completion.hang_up, lambda completion: completion.connection.close())):
-        for begin in (lambda: chat.begun("leaver"), lambda: chat.ask("leaver", stream=bool(number))):
-            completion, generation = begin()
+    for leave in LEAVE.values():
+        for completion, generation in (chat.begun("leaver"), chat.ask("leaver", stream=False)):
             leave(completion)
             chat.until_stopped(generation, "its client has gone")
+            chat.solution.settled()
+        completion, generation = chat.ask("leaver")
+        leave(completion)
+        chat.until_stopped(generation, "its client has gone")
+        chat.solution.settled()
 
 
 def end_failed(chat: Chat) -> None:
@@ -882,13 +931,18 @@ def test_abort_meets_end(chat: Chat) -> None:
     chat.works_in_full()
 
 
+def until_comment(completion: Completion, owed: str, number: int = 1) -> None:
+    """Wait for so many comments more."""
+    before = completion.parser.comments
+    completion.until(lambda: completion.parser.comments >= before + number, owed)
+
+
 @behaviour(stage=3, hidden=True, settings=BEATING, source=brief("C6", "comments"), needs="keepalive_comments")
 def test_keepalive_never_tears(chat: Chat) -> None:
     """Comments neither break an event that is half sent, nor pile up behind a client that does not read."""
     slow, of_slow = chat.stuck("slow")
     other, of_other = chat.begun("other")
-    before = other.parser.comments
-    other.until(lambda: other.parser.comments >= before + 6, "comments")
+    until_comment(other, "comments", 6)
     of_slow.done()
     seen, began = slow.parser.comments, waiting.now()
     slow.read_again()
@@ -923,6 +977,11 @@ def hangs_up(generation: Generation) -> None:
 
 def raves(generation: Generation) -> None:
     generation.write(b"<html>\n")
+    generation.finish()
+
+
+def ends_in_a_line(generation: Generation) -> None:
+    generation.write(done_line()[:-9])
     generation.finish()
 
 
@@ -963,14 +1022,14 @@ def test_error_before_first_chunk(chat: Chat, engine: Engine) -> None:
 @hints(
     "200 is out already. How does the client learn that something went wrong?",
     "An error is an event as well; and a stream that just ends, or says [DONE], looks like success.",
-    'Send `data: {"error": {...}}` behind the last chunk, no finish_reason and no [DONE], and end the response properly.',
+    'Send `data: {"error": {...}}` behind the last chunk, no finish_reason, no [DONE], and end the response properly.',
 )
 @incident(
     "mistral.rs told an error in the stream and then never ended it: clients waited until their time was over "
     "(#1874). NeoGraph read [DONE] behind an error, and returned an empty success (#124)."
 )
 def test_error_after_first_chunk(chat: Chat) -> None:
-    """Once a stream has begun, a failure is an error event behind all that was said, and then the end, without [DONE]."""
+    """Once a stream has begun, a failure is an error event behind all that was said, then the end, without [DONE]."""
     reason = f"out of memory {chat.word()}"
     completion, generation = chat.begun("client", stream_options={"include_usage": True})
     generation.say(b" you", b" the")
@@ -996,7 +1055,7 @@ def test_engine_cut_off(chat: Chat) -> None:
         "a line is no JSON": raves,
         "a line is no object": lambda generation: generation.write(b"[1]\n"),
         "a line is of no kind": lambda generation: generation.write(b'{"tok": "eA=="}\n'),
-        "the last line has no end": lambda generation: (generation.write(done_line()[:-9]), generation.finish()),
+        "the last line has no end": ends_in_a_line,
     }
     for why, break_off in ways.items():
         completion, generation = chat.begun("client")
@@ -1011,12 +1070,6 @@ def test_engine_cut_off(chat: Chat) -> None:
         break_off(generation)
         assert_upstream(answer.response(), why)
     chat.works()
-
-
-LEAVE: dict[str, Callable[[Completion], None]] = {
-    "by RST": Completion.hang_up,
-    "by FIN": lambda completion: completion.connection.close(),
-}
 
 
 @behaviour(stage=4, points=5, source=brief("C9", "a client has gone"), needs=AT_ONCE)
@@ -1094,7 +1147,7 @@ def test_keepalive_comments(chat: Chat) -> None:
     """While the engine is silent the stream carries comments, about one in KEEPALIVE_MS, and then goes on."""
     completion, generation = chat.begun("client")
     began, before = waiting.now(), completion.parser.comments
-    completion.until(lambda: completion.parser.comments >= before + 2, f"two comments: KEEPALIVE_MS is {KEEPALIVE}")
+    until_comment(completion, f"two comments: KEEPALIVE_MS is {KEEPALIVE}", 2)
     waiting.elapse(chat.solution, 2 * KEEPALIVE)  # so that too many are many, on a slow machine too
     passed = (waiting.now() - began) * 1000
     came, most = completion.parser.comments - before, passed / KEEPALIVE + 3
@@ -1102,31 +1155,34 @@ def test_keepalive_comments(chat: Chat) -> None:
     generation.say(b" you")
     completion.until_text("Hello you")
     generation.write(token_line(b" there")[:11])  # a line that is half there when the time is over
-    again = completion.parser.comments
-    completion.until(lambda: completion.parser.comments > again, "a comment after a token too")
+    until_comment(completion, "a comment after a token too")
     generation.write(token_line(b" there")[11:])
     generation.done()
     completion.until_done()
     assert completion.text == "Hello you there", f"'Hello you there' is owed, and came {completion.text!r}"
 
 
-@behaviour(stage=4, hidden=True, settings=BEATING, source=COMMENTS, needs=("keepalive_comments", "error_after_first_chunk"))
+@behaviour(
+    stage=4, hidden=True, settings=BEATING, source=COMMENTS, needs=("keepalive_comments", "error_after_first_chunk")
+)
 def test_keepalive_before_first_token(chat: Chat) -> None:
     """If the engine is silent from the start, the head and comments come; then an error is an event, as all else."""
     for has_begun in (False, True):
         completion, generation = chat.ask("client")
         if has_begun:
             generation.begin()
-        completion.until(lambda: completion.parser.comments, "the head of the stream, and a comment")
+        until_comment(completion, "the head of the stream, and a comment")
         completion.until_stream()
         generation.say(HELLO)
         completion.until_text("Hello")
         roles = [choice["delta"].get("role") for choice in completion.choices]
-        assert (roles[0], any(roles[1:])) == ("assistant", False), f"the first chunk has the role, and no other: {roles}"
+        assert (roles[0], any(roles[1:])) == ("assistant", False), (
+            f"the first chunk has the role, and no other: {roles}"
+        )
         generation.done()
         completion.until_done()
     late, generation = chat.ask("client")
-    late.until(lambda: late.parser.comments >= 1, "the head of the stream, and a comment")
+    until_comment(late, "the head of the stream, and a comment")
     generation.refuse(404, "there is no such model")
     assert_told(late, "the engine said 404 after the stream had begun", "model_not_found", "invalid_request_error")
     whole, generation = chat.ask("client", stream=False)
@@ -1163,7 +1219,9 @@ def test_sigterm_drains(chat: Chat) -> None:
     assert status in STOPPED, f"exit status 0 or an end by SIGTERM is owed, and came {status}"
 
 
-@behaviour(stage=4, hidden=True, alone=True, settings=HASTY, source=brief("SIGTERM", "DRAIN_MS"), needs="sigterm_drains")
+@behaviour(
+    stage=4, hidden=True, alone=True, settings=HASTY, source=brief("SIGTERM", "DRAIN_MS"), needs="sigterm_drains"
+)
 def test_sigterm_deadline(chat: Chat) -> None:
     """What has not ended DRAIN_MS after SIGTERM is stopped and told so, and nobody can keep the process alive."""
     stream, of_stream = chat.begun("stream")
@@ -1198,6 +1256,10 @@ def test_many_streams(chat: Chat) -> None:
     assert len({stream.chunks[0].get("id") for stream in streams}) == 100, "each completion has an id of its own"
 
 
+def until_size(completion: Completion, size: int) -> None:
+    completion.until(lambda: completion.size >= size, "all that the engine said")
+
+
 @behaviour(stage=5, hidden=True, source=brief("Scale", "memory"), needs="slow_reader_pauses_engine")
 def test_long_stream_memory(chat: Chat) -> None:
     """Memory does not follow the length of a stream."""
@@ -1208,7 +1270,7 @@ def test_long_stream_memory(chat: Chat) -> None:
         before = chat.solution.memory_bytes()
         generation.say(*tokens)
         size += ROUND * BIG
-        completion.until(lambda size=size: completion.size >= size, "all that the engine said")
+        until_size(completion, size)
         if chat.solution.memory_bytes() - before < ROUND * BIG / 4:
             break
     else:
@@ -1226,7 +1288,7 @@ def test_churn_leaves_no_trace(chat: Chat) -> None:
     sockets = chat.solution.sockets()
     for _ in range(4):
         sides = [chat.ask(f"client {number}", stream=number % 3 != 2) for number in range(10)]
-        for completion, generation in chat.chance.sample(sides, 6):
+        for _, generation in chat.chance.sample(sides, 6):
             generation.say(HELLO)
         leavers = chat.chance.sample(range(10), 5)
         for number in leavers:

@@ -1,8 +1,8 @@
 """The engine behind the kata `chat_stream`: it makes tokens when it is told to, and sees who hangs up on it.
 
-A `Generation` is one request for tokens, and stays open until a behaviour ends it: by `done`, `fail`, `refuse`, or one of
-the ways in which an engine breaks (`finish`, `cut_off`, `drop`). Nothing is said by a timer. All generations may be refused
-for a while (`refusing`), or nobody is there (`down`).
+A `Generation` is one request for tokens, and stays open until a behaviour ends it: by `done`, `fail`, `refuse`, or one
+of the ways in which an engine breaks (`finish`, `cut_off`, `drop`). Nothing is said by a timer. All generations may be
+refused for a while (`refusing`), or nobody is there (`down`).
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
         await reply.head()  # now reply.status and reply.headers are there
         while piece := await reply.read(): ...
 
-However the block is left, the connection is closed with it: that stops the generation. `head` and `read` may be cancelled,
-by a time-out for instance, and called again: nothing is lost. What is not read waits in the kernel, and then in the engine.
+However the block is left, the connection is closed with it: that stops the generation. `head` and `read` may be
+cancelled, by a time-out for instance, and called again: nothing is lost. What is not read waits in the kernel, and
+then in the engine.
 """
 
 import asyncio

@@ -51,7 +51,11 @@ class Failure(Exception):
         self.document = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     def answer(self) -> Answer:
-        return Answer(self.status, json.dumps(self.document).encode(), {"Content-Type": "application/json", **self.headers})
+        return as_json(self.status, self.document, self.headers)
+
+
+def as_json(status: int, document: Document, headers: dict[str, str] | None = None) -> Answer:
+    return Answer(status, json.dumps(document).encode(), {"Content-Type": "application/json", **(headers or {})})
 
 
 def broken(message: str) -> Failure:
@@ -79,7 +83,7 @@ class Lines:
     async def next(self) -> Document:
         """The next line that is no error: `token`, `tool_call` or `done`. Raises Failure or EngineLost.
 
-        Begin with `reply.head()`: another status than 200 is a refusal. Then `reply.read()` until there is a whole line.
+        Begin with `reply.head()`: a status other than 200 is a refusal. Then `reply.read()` until a line is whole.
         """
         raise NotImplementedError("Lines.next() in solution.py")
 
@@ -104,7 +108,8 @@ class Deltas:
 
 def envelope(chat: Document, kind: str) -> Document:
     """What stays the same over all chunks."""
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": chat["model"]}
+    identifier, created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+    return {"id": identifier, "object": kind, "created": created, "model": chat["model"]}
 
 
 def usage(done: Document) -> Document:

@@ -6,9 +6,9 @@ What keeps the promise, and where:
   engine: nothing else is needed to stop a generation, so nothing may stand in the way of a cancellation.
 - `EventStream.send` waits while the client does not read, and the engine is read only between two sends. So the engine
   waits too, and no queue stands in between.
-- The head of a stream is sent with the first event, not before. Until then an error is a status, afterwards it is an event.
+- The head of a stream is sent with its first event, not before. Until then an error is a status, then it is an event.
 - Each text, the content and the arguments of each tool call, has a decoder that keeps the beginning of a character.
-- `Lines.next` may be cancelled by the keep-alive's time-out and called again, and loses nothing. (A generator could not.)
+- `Lines.next` may be cancelled by the keep-alive's time-out and called again, and loses nothing; no generator could.
 """
 
 import asyncio
@@ -60,7 +60,11 @@ class Failure(Exception):
         self.document = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     def answer(self) -> Answer:
-        return Answer(self.status, json.dumps(self.document).encode(), {"Content-Type": "application/json", **self.headers})
+        return as_json(self.status, self.document, self.headers)
+
+
+def as_json(status: int, document: Document, headers: dict[str, str] | None = None) -> Answer:
+    return Answer(status, json.dumps(document).encode(), {"Content-Type": "application/json", **(headers or {})})
 
 
 def broken(message: str) -> Failure:
@@ -95,7 +99,9 @@ def is_integer(value: Any) -> bool:
 
 
 def are_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in value)
 
 
 def are_options(value: Any) -> bool:
@@ -164,7 +170,8 @@ class Deltas:
     """Deltas from the engine's lines. Whole characters go out; the beginning of one stays in its text's decoder."""
 
     def __init__(self) -> None:
-        self.decoders: dict[int | None, codecs.IncrementalDecoder] = {}  # by the index of a tool call; None: the content
+        # By the index of a tool call; None is the content.
+        self.decoders: dict[int | None, codecs.IncrementalDecoder] = {}
 
     def of(self, event: Document) -> list[Document]:
         if "token" in event:
@@ -172,7 +179,8 @@ class Deltas:
         call = event["tool_call"]
         if "id" in call:
             function = {"name": call["name"], "arguments": ""}
-            return [{"tool_calls": [{"index": call["index"], "id": call["id"], "type": "function", "function": function}]}]
+            begins = {"index": call["index"], "id": call["id"], "type": "function", "function": function}
+            return [{"tool_calls": [begins]}]
         return self.text(call["index"], call["arguments"])
 
     def text(self, index: int | None, data: str, final: bool = False) -> list[Document]:
@@ -210,7 +218,8 @@ class EventStream:
 
 def envelope(chat: Document, kind: str) -> Document:
     """What stays the same over all chunks."""
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": chat["model"]}
+    identifier, created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+    return {"id": identifier, "object": kind, "created": created, "model": chat["model"]}
 
 
 def usage(done: Document) -> Document:
@@ -277,7 +286,7 @@ async def whole(chat: Document, lines: Lines) -> Answer:
     done = event["done"]
     answer["choices"] = [{"index": 0, "message": message, "finish_reason": done["finish_reason"]}]
     answer["usage"] = usage(done)
-    return Answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+    return as_json(200, answer)
 
 
 # -- one completion after the other ---------------------------------------------------------------------------------

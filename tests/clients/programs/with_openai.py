@@ -1,4 +1,4 @@
-"""The openai package, sync or async as KIND says, against the server at BASE_URL: a request a line, its outcome a line."""
+"""The openai package, sync or async (KIND), against the server at BASE_URL: a line a request, a line its outcome."""
 
 import asyncio
 import json
@@ -7,7 +7,10 @@ import sys
 
 import openai
 
-KIND, OPTIONS = os.environ["KIND"], {"base_url": os.environ["BASE_URL"], "api_key": os.environ["API_KEY"], "max_retries": 0}
+KIND, OPTIONS = (
+    os.environ["KIND"],
+    {"base_url": os.environ["BASE_URL"], "api_key": os.environ["API_KEY"], "max_retries": 0},
+)
 
 
 class Outcome:
@@ -29,7 +32,13 @@ class Outcome:
 
 def told(error):
     """An error as the package raises it."""
-    words = {"class": type(error).__name__, "message": error.message, "code": error.code, "type": error.type, "param": error.param}
+    words = {
+        "class": type(error).__name__,
+        "message": error.message,
+        "code": error.code,
+        "type": error.type,
+        "param": error.param,
+    }
     if isinstance(error, openai.APIStatusError):
         words |= {"status": error.status_code, "retry_after": error.response.headers.get("retry-after")}
     return words

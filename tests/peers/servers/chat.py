@@ -15,7 +15,9 @@ TEXT = ["Hel", "lo 😀", '\n"', "\u2028[DONE]"]
 
 def chunk(delta, reason=None):
     choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
-    return json.dumps({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices})
+    return json.dumps(
+        {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}
+    )
 
 
 async def events(kind):

@@ -43,7 +43,9 @@ class Gone(Exception):
 
 
 class Failure(Exception):
-    def __init__(self, status: int, kind: str, message: str, param: Any = None, code: Any = None, **headers: str) -> None:
+    def __init__(
+        self, status: int, kind: str, message: str, param: Any = None, code: Any = None, **headers: str
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = [(name.replace("_", "-"), value) for name, value in headers.items()]
@@ -137,15 +139,17 @@ class Generation:
             self.sock = socket.create_connection((ENGINE.hostname, ENGINE.port))
         except OSError as error:
             raise upstream(f"no engine: {error}") from None
-        try:
+        with contextlib.suppress(OSError):  # told when the answer is read
             self.ask({key: value for key, value in wanted.items() if key not in ("stream", "stream_options", "n")})
-        except OSError:
-            pass  # told when the answer is read
 
     def ask(self, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()
         fields = [("Host", ENGINE.netloc), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        for event in (h11.Request(method="POST", target="/generate", headers=fields), h11.Data(body), h11.EndOfMessage()):
+        for event in (
+            h11.Request(method="POST", target="/generate", headers=fields),
+            h11.Data(body),
+            h11.EndOfMessage(),
+        ):
             self.sock.sendall(self.http.send(event) or b"")
 
     def event(self) -> Any:
@@ -320,7 +324,9 @@ def whole(made: Generation, wanted: dict[str, Any]) -> None:
     calls: dict[int, Any] = {}
     for delta in deltas:
         for call in delta.get("tool_calls", []):
-            known = calls.setdefault(call["index"], {"id": call.get("id"), "type": "function", "function": call["function"]})
+            known = calls.setdefault(
+                call["index"], {"id": call.get("id"), "type": "function", "function": call["function"]}
+            )
             if known["function"] is not call["function"]:
                 known["function"]["arguments"] += call["function"]["arguments"]
     message: dict[str, Any] = {"role": "assistant", "content": text}
