@@ -33,7 +33,7 @@ KEEPALIVE = 25  # ms
 BEATING = {"KEEPALIVE_MS": KEEPALIVE}
 FEW = {"MAX_GENERATIONS": 2}
 HASTY = {"DRAIN_MS": 60}
-ROUND, ROUNDS = 256, 12
+ROUND, ROUNDS = 256, 25
 KEY = "sk-kata"  # as kata.toml has it
 PATH = "/v1/chat/completions"
 MODEL = "small"
@@ -271,7 +271,7 @@ def test_deltas_at_once(chat: Chat) -> None:
 
 @behaviour(stage=1, source=openai("C1", "The chat completion chunk object"), needs=AT_ONCE)
 def test_chunk_shape(chat: Chat) -> None:
-    """All chunks of a stream have one id, one time and one model; the first, and only the first, has the role."""
+    """All chunks have the stream's id, its time and its model; the first, and only the first, has the role."""
     before = int(waiting.unix_time())
     completion, generation = chat.begun("client")
     generation.say(b" you", b" there")
@@ -286,7 +286,6 @@ def test_chunk_shape(chat: Chat) -> None:
         assert type(created) is int, f"created is an integer: {chunk}"
         assert before <= created <= after, f"created is the time in seconds, about {after}, and not {created}"
     assert_the_same(completion, "id")
-    assert_the_same(completion, "created")
     assert isinstance(completion.chunks[0]["id"], str), "id is a text"
     assert completion.chunks[0]["id"], "id is not empty"
     assert all(choice.get("index") == 0 for choice in completion.choices), "the index of the only choice is 0"
@@ -410,7 +409,6 @@ USER = [{"role": "user", "content": "hi"}]
 GOOD = {"model": MODEL, "messages": USER}
 BAD: list[tuple[Any, str | None]] = [
     (b"{", None),
-    (b'{"model": "\xff"}', None),
     ([], None),
     ("text", None),
     ({"messages": USER}, "model"),

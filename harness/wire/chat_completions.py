@@ -11,7 +11,7 @@ import json
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import h11
 
@@ -226,18 +226,17 @@ class Completion:
         return f"{self.status} {readable(bytes(self._body))}"
 
     def _arrived(self, event: Event) -> None:
-        self._told(partial("data: {}{}".format, event.data[:SHOWN], "…" if len(event.data) > SHOWN else ""))
+        document = None if event.data == DONE else _parsed(event.data)
+        self._told(_label(document, event.data))
         if event.type != "message" or event.own_id:
             raise ValueError("an event has a data line and nothing else, and this one has a type or an id")
         if self.done:
             raise ValueError(f"an event came behind {DONE}: {shown(event.data)}")
         if event.data == DONE:
             self.done = True
-            return
-        document = json.loads(event.data)
-        if not isinstance(document, dict):
+        elif not isinstance(document, dict):
             raise ValueError(f"the data of an event is a JSON object, and not {shown(event.data)}")
-        if "error" in document:
+        elif "error" in document:
             self.errors.append(document)
         else:
             self._add(document)
@@ -257,5 +256,29 @@ class Completion:
         record.add("message", record.solution, self.name, label, data, self.name)
 
 
-def _is_choice(choice: object) -> bool:
+def _parsed(data: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _label(document: Any, data: str) -> Label:
+    """What an event says, as a story tells it; written only if the story is told."""
+    if not isinstance(document, dict) or "error" in document:
+        return partial("data: {}{}".format, data[:SHOWN], "…" if len(data) > SHOWN else "")
+    choices = document.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not _is_choice(choice):
+        return partial("usage {}".format, document.get("usage")) if choices == [] else f"data: {data[:SHOWN]}"
+    content, more = choice["delta"].get("content"), [key for key in choice["delta"] if key != "content"]
+    text = content[:SHOWN] if isinstance(content, str) else ""
+    return partial(_words, text, [*more, *([choice.get("finish_reason")] if choice.get("finish_reason") else [])])
+
+
+def _words(content: str, more: list[Any]) -> str:
+    return " ".join(["delta", *map(str, more), *([repr(content)] if content else [])])
+
+
+def _is_choice(choice: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(choice, dict) and isinstance(choice.get("delta"), dict)
