@@ -165,7 +165,7 @@ class Completion:
 
     def _send(self, method: str, target: str, headers: Headers, body: bytes, version: str) -> None:
         host, port = self.solution.address
-        fields = [("Host", f"{host}:{port}"), ("Accept-Encoding", "gzip"), *headers]
+        fields = [("Host", f"{host}:{port}"), *headers]
         if body or method == "POST":
             fields.append(("Content-Length", str(len(body))))
         lines = [f"{method} {target} HTTP/{version}", *(f"{key}: {value}" for key, value in fields), "", ""]

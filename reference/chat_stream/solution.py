@@ -131,7 +131,7 @@ class Lines:
         """The next line that is no error. Raises Failure or EngineLost."""
         await self.reply.head()
         if self.reply.status != 200:
-            raise await self.refusal()
+            raise self.refusal()
         while (end := self.rest.find(b"\n")) < 0:
             piece = await self.reply.read()
             if not piece:
@@ -152,7 +152,7 @@ class Lines:
             raise broken(f"the engine said something odd: {error}") from None
         return event
 
-    async def refusal(self) -> Failure:
+    def refusal(self) -> Failure:
         match self.reply.status:
             case 404:
                 return Failure(404, "there is no such model", param="model", code="model_not_found")
@@ -261,7 +261,7 @@ async def next_or_comment(lines: Lines, out: EventStream) -> Document:
 
 
 async def whole(chat: Document, lines: Lines) -> Answer:
-    answer, deltas = envelope(chat, "chat.completion"), Deltas()
+    deltas = Deltas()
     content: list[str] = []
     calls: dict[int, Document] = {}
 
@@ -283,10 +283,8 @@ async def whole(chat: Document, lines: Lines) -> Answer:
     if calls:
         message["content"] = message["content"] or None
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
-    done = event["done"]
-    answer["choices"] = [{"index": 0, "message": message, "finish_reason": done["finish_reason"]}]
-    answer["usage"] = usage(done)
-    return as_json(200, answer)
+    choices = [{"index": 0, "message": message, "finish_reason": event["done"]["finish_reason"]}]
+    return as_json(200, envelope(chat, "chat.completion") | {"choices": choices, "usage": usage(event["done"])})
 
 
 # -- one completion after the other ---------------------------------------------------------------------------------
@@ -303,7 +301,7 @@ async def place() -> AsyncIterator[None]:
         async with limit:
             yield
     except TimeoutError:
-        raise Failure(503, "the server stops", "server_error", code="server_stops") from None
+        raise Failure(503, "the server stops", "server_error") from None
     finally:
         running.discard(limit)
 
