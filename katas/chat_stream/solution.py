@@ -113,8 +113,8 @@ def envelope(chat: Document, kind: str) -> Document:
 
 
 def usage(done: Document) -> Document:
-    counts = {name: done[name] for name in ("prompt_tokens", "completion_tokens")}
-    return counts | {"total_tokens": sum(counts.values())}
+    asked, said = done["prompt_tokens"], done["completion_tokens"]
+    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
 
 async def stream(chat: Document, lines: Lines, request: Request) -> None:

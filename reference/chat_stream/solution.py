@@ -223,8 +223,8 @@ def envelope(chat: Document, kind: str) -> Document:
 
 
 def usage(done: Document) -> Document:
-    counts = {name: done[name] for name in ("prompt_tokens", "completion_tokens")}
-    return counts | {"total_tokens": sum(counts.values())}
+    asked, said = done["prompt_tokens"], done["completion_tokens"]
+    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
 
 async def stream(chat: Document, lines: Lines, out: EventStream) -> None:
@@ -261,8 +261,7 @@ async def next_or_comment(lines: Lines, out: EventStream) -> Document:
 
 
 async def whole(chat: Document, lines: Lines) -> Answer:
-    deltas = Deltas()
-    content: list[str] = []
+    deltas, content = Deltas(), []
     calls: dict[int, Document] = {}
 
     def add(delta: Document) -> None:
