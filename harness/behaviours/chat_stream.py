@@ -19,7 +19,7 @@ from harness import waiting
 from harness.behaviour import Source, behaviour, hints, incident, rfc
 from harness.peers.token_engine import Engine, Generation, cut, done_line, token_line
 from harness.solution.program import STOPPED, Solution
-from harness.verdicts import NotReached
+from harness.verdicts import Broken, NotReached
 from harness.wire.chat_completions import Completion
 from harness.wire.http1 import Headers, Response
 
@@ -40,7 +40,7 @@ MODEL = "small"
 HELLO = b"Hello"
 LOST = "\ufffd"
 FREE = object()  # a member of an error that the brief leaves open
-OPENAI_URL = "https://platform.openai.com/docs/api-reference/chat"
+OPENAI_URL = "https://platform.openai.com/docs/api-reference"
 AT_ONCE = "deltas_at_once"
 HTML_URL = "https://html.spec.whatwg.org/multipage/server-sent-events.html"
 
@@ -51,7 +51,7 @@ def brief(rule: str, words: str) -> Source:
 
 def openai(rule: str, words: str, anchor: str = "chat-streaming") -> Source:
     """A page of OpenAI's reference, beside the rule of the brief."""
-    return Source(f"README {rule}; OpenAI, {words}", OPENAI_URL.replace("reference/chat", f"reference/{anchor}"))
+    return Source(f"README {rule}; OpenAI, {words}", f"{OPENAI_URL}/{anchor}")
 
 
 UTF8 = Source("README C3; RFC 3629 §3 UTF-8 definition", "https://www.rfc-editor.org/rfc/rfc3629#section-3")
@@ -92,19 +92,21 @@ class Chat:
             headers.append(("Authorization", key))
         return Completion(self.solution, who, method, target, headers, body, version, stuck)
 
-    def asked(self, document: dict[str, Any]) -> Generation:
+    def asked(self, document: dict[str, Any], completion: Completion) -> Generation:
         """The engine's side of a request, when it has come."""
         prompt = document["messages"][-1]["content"]
-        self.solution.until(lambda: self.engine.asked(prompt), "a request for tokens", "engine")
+        came = lambda: self.engine.asked(prompt) or completion.over  # noqa: E731
+        self.solution.until(came, "a request for tokens", "engine")
         generation = self.engine.asked(prompt)
-        assert generation
+        if generation is None:
+            raise Broken(f"the engine is owed a request for tokens; instead {completion.instead}")
         return generation
 
     def ask(self, who: str, stream: bool | None = True, **members: Any) -> tuple[Completion, Generation]:
         """Both sides of a completion: the engine was asked, and has said nothing yet."""
         document = self.document(stream, **members)
         completion = self.post(who, document)
-        return completion, self.asked(document)
+        return completion, self.asked(document, completion)
 
     def begun(self, who: str, **members: Any) -> tuple[Completion, Generation]:
         """Both sides of a stream that has begun: its first token has come through."""
@@ -140,7 +142,7 @@ class Chat:
         """A client that does not read, and a generation that says more than the sockets and the solution may hold."""
         document = self.document()
         completion = self.post(who, document, stuck=True)
-        generation = self.asked(document)
+        generation = self.asked(document, completion)
         began = waiting.now()
         generation.say(HELLO)
         completion.until_stream()
@@ -243,7 +245,7 @@ def test_stream_head(chat: Chat) -> None:
     """A stream is 200 and text/event-stream; it is not cached, not compressed, and has no length."""
     document = chat.document()
     completion = chat.post("client", document, accepts="gzip, br")
-    generation = chat.asked(document)
+    generation = chat.asked(document, completion)
     generation.say(HELLO)
     completion.until_stream()
 
@@ -729,7 +731,7 @@ def test_old_clients(chat: Chat) -> None:
     """A client of HTTP/1.0 gets its stream without chunks, up to the end of the connection."""
     document = chat.document()
     completion = chat.post("old client", document, version="1.0")
-    generation = chat.asked(document)
+    generation = chat.asked(document, completion)
     for number in range(3):
         generation.say("é".encode())
         completion.until_text("é" * (number + 1))
@@ -738,7 +740,7 @@ def test_old_clients(chat: Chat) -> None:
     completion.until_done()
     document = chat.document(stream=False)
     completion = chat.post("old client", document, version="1.0")
-    chat.asked(document).done()
+    chat.asked(document, completion).done()
     good(completion.response())
 
 
@@ -1249,7 +1251,7 @@ def test_many_streams(chat: Chat) -> None:
     """A hundred streams at once all get their own tokens, one after the other."""
     documents = [chat.document() for _ in range(100)]
     streams = [chat.post(f"client {number}", document) for number, document in enumerate(documents)]
-    generations = [chat.asked(document) for document in documents]
+    generations = [chat.asked(document, stream) for document, stream in zip(documents, streams, strict=True)]
     for word in ("one ", "two ", "three"):
         for number, generation in enumerate(generations):
             generation.say(f"{number} {word}".encode())

@@ -109,7 +109,7 @@ class Completion:
         if self.fault:
             raise Broken(f"what came to {self.name} is no answer of this API: {self.fault}")
         if not happened():
-            raise Broken(f"{self.name} is owed {owed}; {self._instead()}")
+            raise Broken(f"{self.name} is owed {owed}; {self.instead}")
 
     def until_head(self) -> None:
         self.until(lambda: self.status, "the head of a response")
@@ -118,7 +118,7 @@ class Completion:
         """Wait until a stream has begun. Raises Broken when it is none."""
         self.until(lambda: self.status, "a stream")
         if not self.is_stream:
-            raise Broken(f"{self.name} is owed a stream: 200, text/event-stream; {self._instead()}")
+            raise Broken(f"{self.name} is owed a stream: 200, text/event-stream; {self.instead}")
 
     def until_text(self, text: str) -> None:
         """Wait until just this is the content so far. Raises Broken."""
@@ -154,7 +154,9 @@ class Completion:
         self.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WIDE)
         self.connection.read_again()
 
-    def _instead(self) -> str:
+    @property
+    def instead(self) -> str:
+        """What came, where something else was owed."""
         if self.errors:
             return f"it was told an error: {shown(json.dumps(self.errors[-1]))}"
         if self.status not in (None, 200) or (self._body and not self.is_stream):
