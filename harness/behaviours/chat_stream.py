@@ -860,7 +860,7 @@ def test_limit_429(chat: Chat, engine: Engine) -> None:
 
 LEAVE: dict[str, Callable[[Completion], None]] = {
     "by RST": Completion.hang_up,
-    "by FIN": lambda completion: completion.connection.close(),
+    "by FIN": Completion.leave,
 }
 
 

@@ -149,6 +149,12 @@ class Completion:
     def hang_up(self) -> None:
         self.connection.hang_up()
 
+    def leave(self) -> None:
+        """Close, as a program does that wants no more of the answer."""
+        record = self.solution.record
+        record.add("fin", self.name, record.solution, "closes (FIN)", connection=self.connection.name)
+        self.connection.close()
+
     def read_again(self) -> None:
         """A stuck one reads, and its kernel takes more at a time."""
         self.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WIDE)

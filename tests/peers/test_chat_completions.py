@@ -82,11 +82,12 @@ def test_a_stuck_client_reads_when_it_wants_to(server):
     assert completion.text == TEXT
 
 
-def test_a_client_that_hangs_up_is_gone(server):
+@pytest.mark.parametrize("go", [Completion.hang_up, Completion.leave])
+def test_a_client_that_goes_is_gone(server, go):
     completion = ask(server, "slow")
     completion.until_text(TEXT)
     before = server.sockets()
-    completion.hang_up()
+    go(completion)
     server.until(lambda: server.sockets() < before, "the end of the connection")
 
 
