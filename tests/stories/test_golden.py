@@ -26,6 +26,7 @@ RENEW = "RENEW_STORIES"
 
 # In each of these the order of events is determined: nothing happens that does not follow from what was told before.
 CHOSEN = {
+    "chat_stream": ("decoded_one_by_one", "characters_across_tokens"),
     "connection_pool": ("return_dirty", "departed_user_no_crosstalk"),
     "idempotency": ("unknown_is_failure", "reply_lost_after_charge"),
     "jwt": ("everybody_waits", "cached_keys_not_blocked"),
