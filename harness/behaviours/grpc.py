@@ -1,8 +1,8 @@
 """What a depot behind gRPC owes its callers: the behaviours of the kata `grpc`.
 
 The harness is both the clients and the carrier that the depot asks, so it decides when the carrier answers, and sees
-what becomes of a call that nobody wants any more. Effects on the stock are seen by watching it. What the libraries decide
-by themselves (a trailer or a reset, when exactly) is not judged.
+what becomes of a call that nobody wants any more. Effects on the stock are seen by watching it. What the libraries
+decide by themselves (a trailer or a reset, when exactly) is not judged.
 """
 
 from __future__ import annotations
@@ -368,7 +368,8 @@ def test_trace_comes_back(depot: Depot) -> None:
         for call in (watch, *ends):
             came = call.metadata("x-trace-id")
             assert len(came) == 1, f"one x-trace-id is owed with {call.method.name}, and came {came}"
-            assert came[0] and came[0] == (owed or came[0]), f"{call.method.name} owes x-trace-id {owed}, not {came[0]}"
+            assert came[0], f"the x-trace-id of {call.method.name} is empty"
+            assert owed in (None, came[0]), f"{call.method.name} owes the x-trace-id {owed}, not {came[0]}"
             made += [] if owed else came
     assert len(set(made)) == len(made) == 5, f"calls without x-trace-id get one each, and they got {made}"
 
@@ -488,7 +489,7 @@ def test_cancelled_delivery_adds_nothing(depot: Depot) -> None:
 @hints(
     "How long may the carrier take, if your caller waits for 5 s?",
     "No longer than your caller, and no longer than CARRIER_TIMEOUT_MS.",
-    "timeout = min(CARRIER_TIMEOUT, context.time_remaining()): the smaller of the two, where the caller has a deadline.",
+    "timeout = min(CARRIER_TIMEOUT, context.time_remaining()), the smaller of the two where the caller has a deadline.",
 )
 @incident(
     "Without deadline propagation servers go on with work that nobody waits for; the SRE book of Google tells how that "
@@ -507,7 +508,7 @@ def test_deadline_is_passed_on(depot: Depot, carrier: Carrier) -> None:
 
 @behaviour(stage=2, points=3, source=guide("flow-control", "Message size", "R9"), needs="deliver")
 def test_message_limit(depot: Depot) -> None:
-    """A message of MAX_MESSAGE bytes is served; one byte more is RESOURCE_EXHAUSTED, adds nothing, and hurts no other call."""
+    """A message of MAX_MESSAGE bytes is served; one byte more is RESOURCE_EXHAUSTED, and changes and hurts nothing."""
     sku = depot.stocked(1)
     watch = depot.watch(sku)
     watch.next("the level at once")
@@ -547,7 +548,8 @@ def test_reflection_describes(depot: Depot) -> None:
     }
     assert kinds == KINDS, f"a descriptor of {SERVICE} with its methods is owed, and came {kinds or answer}"
     refused = reflected(depot, file_containing_symbol="depot.v1.Nothing")["error_response"]
-    assert refused and refused["error_code"] == Code.NOT_FOUND, "an unknown symbol is the error NOT_FOUND"
+    code = refused["error_code"] if refused else None
+    assert code == Code.NOT_FOUND, f"an unknown symbol is the error NOT_FOUND, and came {code}"
 
 
 @behaviour(
@@ -647,7 +649,7 @@ def test_last_item_goes_once(depot: Depot, carrier: Carrier) -> None:
     "Keep an entry for what is under way; whoever finds it waits for its end, or is refused with ABORTED.",
 )
 @incident(
-    "Clients hedge: gRPC can be configured to send a call a second time while the first is under way (gRFC A6), and only "
+    "Clients hedge: gRPC can be configured to send a call again while the first try is under way (gRFC A6), and only "
     "the server can know that both are one."
 )
 def test_retry_of_what_is_under_way(depot: Depot, carrier: Carrier) -> None:
@@ -670,7 +672,7 @@ def test_retry_of_what_is_under_way(depot: Depot, carrier: Carrier) -> None:
 @hints(
     "Your caller has gone. Who is still at work for it?",
     "The carrier is; and the items that you took wait for nobody.",
-    "Let the end of the call end its handler: cancel the call to the carrier, give the items back, forget the request_id.",
+    "Let the end of the call end its handler: cancel the carrier's call, give the items back, forget the request_id.",
 )
 def test_cancel_reaches_the_carrier(depot: Depot, carrier: Carrier) -> None:
     """When the caller cancels, the carrier's call is cancelled, the items are back, and the request_id is free."""
@@ -780,7 +782,7 @@ def done_pick(depot: Depot, sku: str, quantity: int) -> Values:
     "Each watcher writes for itself, and looks at the level only when it can send one.",
 )
 def test_slow_watcher_delays_nobody(depot: Depot) -> None:
-    """A watcher that does not read delays nobody, and when it reads again, the last level it gets is the present one."""
+    """A watcher that does not read delays nobody, and when it reads again it gets the present level."""
     sku = depot.stocked(1)
     shared = depot.dial("shared")
     slow = depot.watch(sku, by=shared, slow=True)
@@ -967,7 +969,7 @@ def outlives_a_dead_one(depot: Depot, carrier: Carrier) -> Call:
     "On SIGTERM stop the server with a grace of SHUTDOWN_MS, and leave the process when it has stopped.",
 )
 def test_sigterm_drains(depot: Depot, carrier: Carrier) -> None:
-    """On SIGTERM calls under way are finished as if nothing had happened, new ones are not served, and then it exits."""
+    """On SIGTERM calls under way end as if nothing had happened, new ones are not served, and then it exits."""
     sku = depot.stocked(10)
     pick = depot.pick({"sku": sku, "quantity": 1})
     pick.next("an answer to its pick")

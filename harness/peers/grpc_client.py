@@ -121,8 +121,7 @@ class Call:
 
     def send_bytes(self, message: bytes, end: bool = False) -> None:
         data = framed(message)
-        told = lambda: f"{self.method.name} {self.method.request.told(message[:500])}"  # noqa: E731
-        self._told_out(told() if len(message) <= 500 else f"{self.method.name} ({len(message)} bytes)", data)
+        self._told_out(f"{self.method.name} {self.method.request.told(message)}", data)
         self.channel.http2.data(self.stream, data, end)
 
     def send_many(self, message: bytes, number: int) -> None:
@@ -212,7 +211,7 @@ class Call:
 
     def _replied(self, message: bytes) -> None:
         reply = self.method.reply
-        self._told_in(f"{reply.name} {reply.told(message)}" if len(message) <= 500 else reply.name, message)
+        self._told_in(f"{reply.name} {reply.told(message)}".rstrip(), message)
         self.replies.append(reply.decode(message))
 
     def _ended(self, status: Status) -> None:

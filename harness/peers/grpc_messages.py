@@ -1,7 +1,7 @@
-"""Messages that everybody who speaks gRPC knows: rich errors, health checking, reflection. Only the fields that are read.
+"""Messages that everybody who speaks gRPC knows: rich errors, health, reflection. Only the fields that are read.
 
-Source: google/rpc/status.proto and error_details.proto, grpc/health/v1/health.proto, grpc/reflection/v1/reflection.proto
-(v1alpha has the same messages), google/protobuf/descriptor.proto.
+Source: google/rpc/status.proto and error_details.proto, grpc/health/v1/health.proto, google/protobuf/descriptor.proto,
+grpc/reflection/v1/reflection.proto (v1alpha has the same messages).
 """
 
 from __future__ import annotations

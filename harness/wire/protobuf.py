@@ -30,7 +30,7 @@ class Field(NamedTuple):
 class Message:
     """A type of messages, whose values are dictionaries by the names of fields."""
 
-    def __init__(self, name: str, **fields: Field) -> None:
+    def __init__(self, name: str, /, **fields: Field) -> None:
         self.name, self.fields = name, fields
         self._names = {field.number: name for name, field in fields.items()}
 

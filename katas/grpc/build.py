@@ -1,4 +1,4 @@
-"""Makes Python of the .proto files beside it, in the folder .stubs; the kit runs it before your program (see kata.toml).
+"""Makes Python of the .proto files beside it, in the folder .stubs; it is the `build` of kata.toml.
 
 It does nothing if they have not changed since. Never edit what it makes, and never commit it.
 """

@@ -1,7 +1,7 @@
 """A depot behind gRPC: all four kinds of calls, and a carrier that is called on behalf of those who call here.
 
 One event loop, so what stands between two awaits is undisturbed. Each handler is a coroutine that reads and writes
-through its context: when its caller goes away, the await that it stands in raises CancelledError, and `finally` tidies up.
+through its context: when its caller goes away, the await where it stands raises CancelledError, and `finally` tidies.
 """
 
 import asyncio
