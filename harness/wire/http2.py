@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
-from h2.exceptions import ProtocolError, TooManyStreamsError
+from h2.exceptions import ProtocolError, StreamClosedError, TooManyStreamsError
 
 from harness.verdicts import Broken
 from harness.wire.tcp import Connection
@@ -55,7 +56,7 @@ class Http2:
         self._buffer = bytearray()
         self._preface_due = not client
         self._outgoing: dict[int, deque[Outgoing]] = {}
-        self._closed: set[int] = set()  # streams on which nothing may be sent any more
+        self._closed: set[int] = set()  # streams on which nothing is sent any more
         self._slow: dict[int, int] = {}  # streams that are not read, and the bytes that wait there
         self.answers_pings = True
         self.pings = 0  # that the other side has sent
@@ -98,8 +99,10 @@ class Http2:
             self._go_on()
 
     def reset(self, stream: int, code: int = ErrorCodes.CANCEL) -> None:
-        if stream not in self._closed and not self.fault:
-            self._h2.reset_stream(stream, code)
+        """RST_STREAM, unless the stream has ended on both sides."""
+        if not self.fault and not self.ended:
+            with suppress(StreamClosedError):
+                self._h2.reset_stream(stream, code)
             self._forget(stream)
             self._flush()
 

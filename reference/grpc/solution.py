@@ -76,6 +76,12 @@ def check(request: Message) -> None:
         raise Refused(Code.INVALID_ARGUMENT, told, wrong)
 
 
+def incomplete(why: str) -> Refused:
+    wrong = error_details_pb2.BadRequest()
+    wrong.field_violations.add(field="last", description=why)
+    return Refused(Code.INVALID_ARGUMENT, why, wrong)
+
+
 # -- stock ----------------------------------------------------------------------------------------------------------
 
 
@@ -213,10 +219,14 @@ class Depot(depot_pb2_grpc.DepotServicer):
 
     @answering
     async def Deliver(self, deliveries, context):
-        lines = []
+        lines: list[depot_pb2.Delivery] = []
         async for delivery in deliveries:
             check(delivery)
+            if lines and lines[-1].last:
+                raise incomplete("a line stands behind the last one")
             lines.append(delivery)
+        if not lines or not lines[-1].last:  # a stream that is cut off ends here like any other
+            raise incomplete("the stream ends without its last line")
         for delivery in lines:
             item = self.items.setdefault(delivery.sku, Item(delivery.sku))
             item.note = delivery.note
@@ -254,7 +264,9 @@ async def main() -> None:
         ("grpc.max_receive_message_length", MAX_MESSAGE),
         ("grpc.keepalive_time_ms", KEEPALIVE),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT),
-        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http.tarpit", 0),  # else a message that is too big is refused up to a second later
     )
     async with grpc.aio.insecure_channel(CARRIER) as channel:
         server, depot = grpc.aio.server(options=options), Depot(carrier_pb2_grpc.CarrierStub(channel))

@@ -1,5 +1,5 @@
-"""A thread of a pool for each call, and one condition around all that they share: whoever changes anything wakes all who
-wait. What a thread waits for can also be the end of its call, which gRPC tells by a callback on a thread of its own.
+"""A thread of a pool for each call, and one condition around all that they share: whoever changes anything wakes all
+who wait. What a thread waits for can also be the end of its call, which gRPC tells by a callback on another thread.
 """
 
 import os
@@ -221,16 +221,28 @@ class Depot(depot_pb2_grpc.DepotServicer):
 
     def deliver(self, call, deliveries):
         try:
-            lines = [valid(delivery) for delivery in deliveries]
+            lines = list(self.complete(deliveries))
         except grpc.RpcError:
             raise Ended from None
         with self.changed:
-            if call.over:
-                raise Ended
             for line in lines:
                 self.stocks.setdefault(line.sku, Stock()).add(line.quantity, line.note)
             self.changed.notify_all()
         return depot_pb2.Summary(lines=len(lines), items=sum(line.quantity for line in lines))
+
+    def complete(self, deliveries):
+        last = False
+        for delivery in deliveries:
+            if last:
+                break
+            last = valid(delivery).last
+            yield delivery
+        else:
+            if last:
+                return
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field="last", description="is true in the last line, and only there")
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "this is no whole delivery", bad)
 
     def Pick(self, requests, context):
         return self.streamed(context, lambda call: self.pick(requests))
