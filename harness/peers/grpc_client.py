@@ -14,7 +14,7 @@ from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, Stream
 from harness.solution.program import Solution
 from harness.verdicts import Broken
 from harness.wire.grpc import Messages, Metadata, Status, framed, status_of, status_of_reset, values
-from harness.wire.http2 import Http2
+from harness.wire.http2 import WINDOW, Http2
 from harness.wire.protobuf import Message, Values
 
 NO_METADATA: Metadata = []
@@ -34,12 +34,13 @@ class Method:
 class Channel:
     """One client with one connection."""
 
-    def __init__(self, solution: Solution, name: str = "client") -> None:
+    def __init__(self, solution: Solution, name: str = "client", window: int = WINDOW) -> None:
+        """`window` is how many bytes of a call's replies may come before they are read."""
         self.solution, self.name = solution, name
         self.calls: dict[int, Call] = {}
         self.fault = ""
         self.connection = solution.connect(name)
-        self.http2 = Http2(self.connection, True, self._event)
+        self.http2 = Http2(self.connection, True, self._event, window)
 
     def call(
         self,

@@ -17,6 +17,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError, StreamClosedError, TooManyStreamsError
+from h2.settings import SettingCodes, Settings
 
 from harness.verdicts import Broken
 from harness.wire.tcp import Connection
@@ -26,6 +27,7 @@ HEAD = 9  # bytes before the payload of a frame
 PING, GOAWAY = 6, 7
 ACK = 1
 LARGEST_FRAME = 16_384  # bytes of payload; nobody here allows more
+WINDOW = 65_535  # bytes, as it is where nobody says otherwise
 
 Headers = list[tuple[str, str]]
 
@@ -50,9 +52,15 @@ class Outgoing:
 class Http2:
     """One connection. Sending does not wait; `on_event` is told the events of h2 about streams, in order."""
 
-    def __init__(self, connection: Connection, client: bool, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, connection: Connection, client: bool, on_event: Callable[[Event], None], window: int = WINDOW
+    ) -> None:
+        """`window` is how many bytes the other side may send on a stream before they are read."""
         self.connection, self.on_event = connection, on_event
         self._h2 = H2Connection(H2Configuration(client_side=client, header_encoding="latin-1"))
+        self._h2.local_settings = Settings(
+            client, {SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: window} if client else {}
+        )
         self._buffer = bytearray()
         self._preface_due = not client
         self._outgoing: dict[int, deque[Outgoing]] = {}

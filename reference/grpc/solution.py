@@ -264,6 +264,7 @@ async def main() -> None:
         ("grpc.max_receive_message_length", MAX_MESSAGE),
         ("grpc.keepalive_time_ms", KEEPALIVE),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT),  # a minute otherwise, whatever stands above
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http.tarpit", 0),  # else a message that is too big is refused up to a second later

@@ -270,6 +270,7 @@ def main():
         "grpc.max_receive_message_length": setting("MAX_MESSAGE", 4 << 20),
         "grpc.keepalive_time_ms": setting("KEEPALIVE_MS", 60_000),
         "grpc.keepalive_timeout_ms": setting("KEEPALIVE_TIMEOUT_MS", 20_000),
+        "grpc.http2.ping_timeout_ms": setting("KEEPALIVE_TIMEOUT_MS", 20_000),
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.max_pings_without_data": 0,
     }
