@@ -259,13 +259,14 @@ def test_watch(depot: Depot) -> None:
     watch, other = depot.watch(sku), depot.watch(sku, depot.dial("other"))
     for each in (watch, other):
         assert each.next("the level at once") == {"quantity": 4, "note": ""}
-    note = f"from {depot.word()} é€😀"
-    depot.delivered(sku, 3, note)
-    for each in (watch, other):
-        assert until_level(each, 7, "3 were delivered")["note"] == note, "a level has the note of the last delivery"
+    for quantity, note in ((5, depot.word()), (6, f"from {depot.word()} é€😀")):
+        depot.delivered(sku, 1, note)
+        for each in (watch, other):
+            level = until_level(each, quantity, "one was delivered")
+            assert level["note"] == note, "a level has the note of the last delivery"
     depot.reserved(sku, 2)
     for each in (watch, other):
-        assert until_level(each, 5, "2 were reserved")["note"] == note
+        assert until_level(each, 4, "2 were reserved")["note"] == note
         assert not each.over, "a watch goes on until its client has enough"
 
 
@@ -441,16 +442,22 @@ def test_metadata_are_passed_on(depot: Depot, carrier: Carrier) -> None:
         ("cookie", f"session={secret}"),
     ]
     depot.reserved(sku, metadata=mine)
-    (asked,) = carrier.asked
+    asked = last_asked(carrier)
     assert values(asked.metadata, "x-trace-id") == [mine[0][1]], "the trace goes on to the carrier"
     assert binary(asked) == [context], f"context-bin goes on with its bytes, {context!r}, and came {binary(asked)}"
     assert secret not in repr(asked.metadata), "the caller's credentials are none of the carrier's business"
 
     plain = depot.reserve(sku)
     done(plain)
-    assert not binary(carrier.asked[1]), "a context that did not come is not made up"
-    made = values(carrier.asked[1].metadata, "x-trace-id")
+    asked = last_asked(carrier)
+    assert not binary(asked), "a context that did not come is not made up"
+    made = values(asked.metadata, "x-trace-id")
     assert made == plain.metadata("x-trace-id"), "a trace that the server made up goes on to the carrier too"
+
+
+def last_asked(carrier: Carrier) -> Asked:
+    assert carrier.asked, "a reservation is booked at the carrier, and it was not asked"
+    return carrier.asked[-1]
 
 
 def binary(asked: Asked) -> list[bytes]:
@@ -511,7 +518,7 @@ def test_deadline_is_passed_on(depot: Depot, carrier: Carrier) -> None:
     sku = depot.stocked(10)
     for timeout, most in (("", CARRIER_TIMEOUT), ("5000m", 5000), ("3S", 3000), ("1H", CARRIER_TIMEOUT)):
         depot.reserved(sku, timeout=timeout)
-        given = carrier.asked[-1].timeout
+        given = last_asked(carrier).timeout
         told = f"a caller with {timeout or 'no deadline'} gives the carrier no more than {most} ms"
         assert given is not None, f"{told}, and the carrier was given no deadline at all"
         assert given <= most * ROUNDED, f"{told}, and it was given {given:.0f} ms"
@@ -549,7 +556,10 @@ def test_reflection_describes(depot: Depot) -> None:
     """Reflection gives the descriptor of the service: its four methods, and which of them stream."""
     answer = reflected(depot, file_containing_symbol=SERVICE)
     files = (answer["file_descriptor_response"] or {"file_descriptor_proto": []})["file_descriptor_proto"]
-    described = [FILE_DESCRIPTOR.decode(file) for file in files]
+    try:
+        described = [FILE_DESCRIPTOR.decode(file) for file in files]
+    except ValueError as error:
+        raise AssertionError(f"what came is no FileDescriptorProto: {error}") from None
     services = [each for file in described if file["package"] == "depot.v1" for each in file["service"]]
     kinds = {
         method["name"]: (bool(method["client_streaming"]), bool(method["server_streaming"]))
@@ -953,6 +963,7 @@ def outlives_a_dead_one(depot: Depot, carrier: Carrier) -> Call:
     with carrier.holding():
         depot.reserve(sku, 5, by=dead)
         carrier.until_held()
+        until_level(live, 0, "5 are being booked")
         depot.settled()
         dead.http2.answers_pings, dead.http2.pings = False, 0
         silence = f"a PING after KEEPALIVE_MS, {depot.solution.settings['KEEPALIVE_MS']}, of silence"

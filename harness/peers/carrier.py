@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RequestReceived, StreamEnded, StreamReset
 
 from harness import waiting
 from harness.solution.program import Solution
+from harness.verdicts import Broken
 from harness.wire.grpc import Code, Messages, Metadata, framed, milliseconds, values
 from harness.wire.http2 import Http2
 from harness.wire.protobuf import Field, Message, Values
@@ -34,8 +36,7 @@ class Asked:
     line: Line
     stream: int
     metadata: Metadata
-    request: Values = field(default_factory=dict)
-    complete: bool = False
+    request: Values = field(default_factory=lambda: BOOK.decode(b""))
     answered: bool = False
     cancelled: bool = False  # by RST_STREAM, or by the end of its connection
     hold: int = 0  # its number in the record
@@ -45,7 +46,10 @@ class Asked:
     def timeout(self) -> float | None:
         """The value of grpc-timeout in milliseconds, None without one."""
         found = values(self.metadata, "grpc-timeout")
-        return milliseconds(found[0]) if found else None
+        try:
+            return milliseconds(found[0]) if found else None
+        except ValueError as error:
+            raise Broken(f"what the carrier was called with is no gRPC: {error}") from None
 
     @property
     def waits(self) -> bool:
@@ -65,11 +69,20 @@ class Line:
         def fed(connection: Connection) -> None:
             feed(connection)
             if self.http2.fault:
-                carrier.faults.append(self.http2.fault)
+                carrier.solution.record.note(NAME, self.http2.fault)
             if connection.ended or self.http2.fault:
                 self._gone()
 
         connection.on_bytes = fed
+
+    def _take(self, asked: Asked, data: bytes) -> None:
+        try:
+            for message in asked.messages.feed(data):
+                asked.request = BOOK.decode(message)
+        except ValueError as error:
+            self.carrier.solution.record.note(NAME, f"what came is no BookRequest: {error}")
+            self.http2.reset(asked.stream, ErrorCodes.PROTOCOL_ERROR)
+            asked.cancelled = True
 
     def _gone(self) -> None:
         for asked in self.calls.values():
@@ -82,10 +95,8 @@ class Line:
                 metadata = [(str(name), str(value)) for name, value in event.headers or ()]
                 self.calls[event.stream_id or 0] = Asked(self, event.stream_id or 0, metadata)
             case DataReceived() if asked := self.calls.get(event.stream_id or 0):
-                for message in asked.messages.feed(event.data or b""):
-                    asked.request = BOOK.decode(message)
-            case StreamEnded() if asked := self.calls.get(event.stream_id or 0):
-                asked.complete = True
+                self._take(asked, event.data or b"")
+            case StreamEnded() if (asked := self.calls.get(event.stream_id or 0)) and asked.waits:
                 self.carrier.arrived(asked)
             case StreamReset() if (asked := self.calls.get(event.stream_id or 0)) and not asked.answered:
                 asked.cancelled = True
@@ -97,9 +108,8 @@ class Carrier:
 
     def __init__(self, solution: Solution) -> None:
         self.solution = solution
-        self.asked: list[Asked] = []
+        self.asked: list[Asked] = []  # complete ones
         self.booked: dict[str, Values] = {}  # by request_id, for ever
-        self.faults: list[str] = []
         self._held: list[Asked] = []
         self._holding = False
         self._failing: tuple[Code, str] | None = None

@@ -1,27 +1,26 @@
 """A depot behind gRPC: all four kinds of calls, and a carrier that is called on behalf of those who call here.
 
-One event loop, so what stands between two awaits is undisturbed. Each handler is a coroutine that reads and writes
-through its context: when its caller goes away, the await that it stands in raises CancelledError, and `finally` tidies up.
+It starts, listens and ends, and answers UNIMPLEMENTED to everything. Fill in what raises NotImplementedError, from top
+to bottom, and then what is too simple; the rules R1 to R15 are in README.md beside this file. The stubs that are
+imported here are made by build.py, also given. You may change anything: only what is on the wire counts.
 """
 
 import asyncio
 import os
 import signal
 import sys
-import uuid
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # noqa: F401 (for R12: health.aio.HealthServicer)
+from grpc_reflection.v1alpha import reflection  # noqa: F401 (for R13: reflection.enable_server_reflection)
 from grpc_status import rpc_status
 
-sys.path.insert(0, str(Path(__file__).parent / ".stubs"))  # build.py makes what is imported from there
+sys.path.insert(0, str(Path(__file__).parent / ".stubs"))
 
 import carrier_pb2
 import carrier_pb2_grpc
@@ -37,9 +36,8 @@ KEEPALIVE, KEEPALIVE_TIMEOUT = (int(os.environ.get(name, 60_000)) for name in ("
 SHUTDOWN = int(os.environ.get("SHUTDOWN_MS", 5000)) / 1000
 
 NAME = depot_pb2.DESCRIPTOR.services_by_name["Depot"].full_name
-MOST, LONGEST, ATTEMPTS = 1000, 64, 3
+MOST, LONGEST = 1000, 64
 Code = grpc.StatusCode
-trace: ContextVar[str] = ContextVar("trace")  # of the call whose handler runs
 
 
 # -- errors ---------------------------------------------------------------------------------------------------------
@@ -53,27 +51,18 @@ class Refused(Exception):
         self.code, self.details = code, details
 
     async def abort(self, context: grpc.aio.ServicerContext) -> None:
-        status = status_pb2.Status(code=self.code.value[0], message=str(self))
-        for detail in self.details:
-            status.details.add().Pack(detail)
+        """End the call. R3: the details are still to be packed, `status.details.add().Pack(...)`."""
+        status = status_pb2.Status(code=self.code.value[0])
         await context.abort_with_status(rpc_status.to_status(status))
 
 
 def check(request: Message) -> None:
-    """Every field that is wrong is named, not only the first."""
-    rules = {
-        "request_id": (lambda text: 1 <= len(text) <= LONGEST, f"must have 1 to {LONGEST} characters"),
-        "sku": (lambda text: 1 <= len(text) <= LONGEST, f"must have 1 to {LONGEST} characters"),
-        "quantity": (lambda number: 1 <= number <= MOST, f"must be 1 to {MOST}"),
-    }
-    wrong = error_details_pb2.BadRequest()
-    for name in request.DESCRIPTOR.fields_by_name.keys() & rules.keys():
-        holds, rule = rules[name]
-        if not holds(getattr(request, name)):
-            wrong.field_violations.add(field=name, description=rule)
-    if wrong.field_violations:
-        told = ", ".join(f"{each.field} {each.description}" for each in wrong.field_violations)
-        raise Refused(Code.INVALID_ARGUMENT, told, wrong)
+    """R3: Refused with INVALID_ARGUMENT if `request_id`, `sku` or `quantity`, where there is one, breaks a rule.
+
+    `request.DESCRIPTOR.fields_by_name` has the fields of a message, `wrong.field_violations.add(...)` names one.
+    """
+    wrong = error_details_pb2.BadRequest()  # noqa: F841
+    raise NotImplementedError("check() in solution.py")
 
 
 # -- stock ----------------------------------------------------------------------------------------------------------
@@ -86,55 +75,39 @@ class Item:
     sku: str
     quantity: int = 0
     note: str = ""
-    watchers: set[asyncio.Event] = field(default_factory=set)
 
     def change(self, by: int) -> None:
-        self.quantity += by
-        for changed in self.watchers:
-            changed.set()
-
-    def take(self, quantity: int) -> None:
-        if quantity > self.quantity:
-            told = {"sku": self.sku, "available": str(self.quantity)}
-            why = error_details_pb2.ErrorInfo(reason="OUT_OF_STOCK", domain=NAME, metadata=told)
-            raise Refused(Code.FAILED_PRECONDITION, f"{self.quantity} of {self.sku} are in stock", why)
-        self.change(-quantity)
-
-
-@dataclass
-class Attempt:
-    """A reservation under way or made: who comes with the same request_id waits for it, and gets what it got."""
-
-    request: depot_pb2.ReserveRequest
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    reservation: depot_pb2.Reservation | None = None
+        """R2: more or fewer, and whoever watches is told."""
+        raise NotImplementedError("Item.change() in solution.py")
 
 
 # -- the service ----------------------------------------------------------------------------------------------------
 
 
 def answering(method):
-    """What all four kinds have in common: the trace that comes back at once, and errors that become a status."""
+    """What all four kinds have in common. R4: the trace comes back, `await context.send_initial_metadata(...)`."""
 
     @wraps(method)
     async def answer(self, request, context):
-        given = dict(context.invocation_metadata())
-        trace.set(given.get("x-trace-id") or uuid.uuid4().hex)
-        await context.send_initial_metadata((("x-trace-id", trace.get()),))
         try:
             return await method(self, request, context)
         except Refused as why:
             await why.abort(context)
+        except NotImplementedError as missing:
+            await context.abort(Code.UNIMPLEMENTED, f"not implemented yet: {missing}")
 
     return answer
 
 
 class Depot(depot_pb2_grpc.DepotServicer):
+    """Handlers are coroutines that may `await context.write(reply)`, and read with `async for`.
+
+    When a caller goes away, its handler is cancelled: the await where it stands raises CancelledError.
+    """
+
     def __init__(self, carrier: carrier_pb2_grpc.CarrierStub) -> None:
         self.carrier = carrier
         self.items: dict[str, Item] = {}
-        self.attempts: dict[str, Attempt] = {}
-        self.stopping = False
 
     def find(self, sku: str) -> Item:
         if sku not in self.items:
@@ -142,133 +115,51 @@ class Depot(depot_pb2_grpc.DepotServicer):
         return self.items[sku]
 
     @answering
-    async def Reserve(self, request, context):
-        check(request)
-        while known := self.attempts.get(request.request_id):
-            if known.request != request:
-                raise Refused(Code.ALREADY_EXISTS, f"{request.request_id} stands for another reservation")
-            if known.reservation:
-                return known.reservation
-            await known.over.wait()
-        attempt = self.attempts[request.request_id] = Attempt(request)
-        try:
-            attempt.reservation = await self.reserve(request, context)
-        finally:
-            if not attempt.reservation:
-                del self.attempts[request.request_id]
-            attempt.over.set()
-        return attempt.reservation
-
-    async def reserve(self, request, context) -> depot_pb2.Reservation:
-        item = self.find(request.sku)
-        item.take(request.quantity)
-        booking = None
-        try:
-            booking = await self.book(request, context)
-        finally:
-            if not booking:
-                item.change(request.quantity)
-        return depot_pb2.Reservation(id=uuid.uuid4().hex, tracking=booking.tracking)
-
-    async def book(self, request, context) -> carrier_pb2.Booking:
-        """Ask the carrier, within the caller's deadline and our own, and again while it is unavailable."""
-        now = asyncio.get_running_loop().time
-        left = context.time_remaining()
-        timeout = CARRIER_TIMEOUT if left is None else min(left, CARRIER_TIMEOUT)
-        deadline = now() + timeout
-        booking = carrier_pb2.BookRequest(request_id=request.request_id, sku=request.sku, quantity=request.quantity)
-        metadata = passed_on(context)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return await self.carrier.Book(booking, timeout=deadline - now(), metadata=metadata)
-            except grpc.aio.AioRpcError as error:
-                again = error.code() is Code.UNAVAILABLE and attempt < ATTEMPTS and now() + RETRY < deadline
-                if not again:
-                    raise self.refusal(error, timeout) from None
-            await asyncio.sleep(RETRY)
-        raise AssertionError("the last attempt returns or raises")
-
-    def refusal(self, error: grpc.aio.AioRpcError, timeout: float) -> Refused:
-        """What the caller is told of the carrier's failures: nothing of what it said."""
-        if error.code() is Code.DEADLINE_EXCEEDED and timeout < CARRIER_TIMEOUT:
-            return Refused(Code.DEADLINE_EXCEEDED, "the deadline is over")
-        if error.code() in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
-            return Refused(Code.UNAVAILABLE, "the carrier does not answer")
-        print(f"the carrier refuses: {error.code()} {error.details()}", flush=True)
-        return Refused(Code.INTERNAL, "the carrier refuses")
+    async def Deliver(self, deliveries, context):
+        """R2: collect the lines, add them when the last one has come, and return a Summary."""
+        raise NotImplementedError("Depot.Deliver() in solution.py")
 
     @answering
     async def Watch(self, request, context) -> None:
-        check(request)
-        item, changed = self.find(request.sku), asyncio.Event()
-        item.watchers.add(changed)
-        try:
-            while not self.stopping:
-                changed.clear()
-                await context.write(depot_pb2.Level(quantity=item.quantity, note=item.note))
-                await changed.wait()
-        finally:
-            item.watchers.discard(changed)
-        raise Refused(Code.UNAVAILABLE, "the server stops")
+        """R2: write a Level at once, and whenever it changes. R10: what waits for a client that does not read?"""
+        raise NotImplementedError("Depot.Watch() in solution.py")
 
     @answering
-    async def Deliver(self, deliveries, context):
-        lines = []
-        async for delivery in deliveries:
-            check(delivery)
-            lines.append(delivery)
-        for delivery in lines:
-            item = self.items.setdefault(delivery.sku, Item(delivery.sku))
-            item.note = delivery.note
-            item.change(delivery.quantity)
-        return depot_pb2.Summary(lines=len(lines), items=sum(delivery.quantity for delivery in lines))
+    async def Reserve(self, request, context):
+        """R2: take, book, answer; R6: give back, if it does not come to that. R7: is this request_id known?"""
+        raise NotImplementedError("Depot.Reserve() in solution.py")
+
+    async def book(self, request, context) -> carrier_pb2.Booking:
+        """R5: `await self.carrier.Book(..., timeout=...)`, with what metadata (R4)? R8: and if it is unavailable?
+
+        `context.time_remaining()` are the seconds that the caller has left, None without a deadline. What fails raises
+        grpc.aio.AioRpcError, whose code() says why.
+        """
+        raise NotImplementedError("Depot.book() in solution.py")
 
     @answering
     async def Pick(self, requests, context) -> None:
-        async for request in requests:
-            check(request)
-            item = self.find(request.sku)
-            picked = min(request.quantity, item.quantity)
-            item.change(-picked)
-            await context.write(depot_pb2.Picked(sku=request.sku, quantity=picked, left=item.quantity))
-
-    def stop(self) -> None:
-        self.stopping = True
-        for item in self.items.values():
-            item.change(0)
-
-
-def passed_on(context) -> tuple:
-    """The metadata that the carrier gets: the trace and the context, and nothing else of the caller's."""
-    given = [(key, value) for key, value in context.invocation_metadata() if key == "context-bin"]
-    return (("x-trace-id", trace.get()), *given)
+        """R2: answer each pick before the next one is read."""
+        raise NotImplementedError("Depot.Pick() in solution.py")
 
 
 # -- the server -----------------------------------------------------------------------------------------------------
 
 
 async def main() -> None:
+    """R9 and R11 are options, R12 and R13 services, and R14 is what happens after `stopping.wait()`."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     options = (
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
-        ("grpc.keepalive_time_ms", KEEPALIVE),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT),
-        ("grpc.so_reuseport", 0),
+        ("grpc.http.tarpit", 0),  # else a message that is too big is refused up to a second later
     )
     async with grpc.aio.insecure_channel(CARRIER) as channel:
         server, depot = grpc.aio.server(options=options), Depot(carrier_pb2_grpc.CarrierStub(channel))
         depot_pb2_grpc.add_DepotServicer_to_server(depot, server)
-        healthy = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-        await healthy.set(NAME, health_pb2.HealthCheckResponse.SERVING)
-        reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         server.add_insecure_port(f"{HOST}:{PORT}")
         await server.start()
         await stopping.wait()
-        await healthy.enter_graceful_shutdown()
-        depot.stop()
-        await server.stop(SHUTDOWN)
+        await server.stop(None)
 
 
 if __name__ == "__main__":
