@@ -1,4 +1,4 @@
-"""Runs the kata `grpc` on gRPC for Node, @grpc/grpc-js, which has a transport of its own, with its health and reflection."""
+"""Runs the kata `grpc` on gRPC for Node, @grpc/grpc-js, whose transport is its own, with its health and reflection."""
 
 import os
 import shutil
