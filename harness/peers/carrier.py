@@ -191,9 +191,7 @@ class Carrier:
         Line(self, connection)
 
     def arrived(self, asked: Asked) -> None:
-        timeout = values(asked.metadata, "grpc-timeout")
-        within = f" within {timeout[0]}" if timeout else ""
-        self.told(f"Book {BOOK.told(BOOK.encode(**asked.request))}{within}", by_solution=True)
+        self.told(f"Book {BOOK.told(BOOK.encode(**asked.request))}{_within(asked)}", by_solution=True)
         self.asked.append(asked)
         if dict(asked.metadata).get(":path") != PATH:
             self._refuse(asked, Code.UNIMPLEMENTED, "there is no such method")
@@ -228,6 +226,14 @@ class Carrier:
         record = self.solution.record
         parties = (record.solution, NAME) if by_solution else (NAME, record.solution)
         record.add("message", *parties, label, b"", NAME)
+
+
+def _within(asked: Asked) -> str:
+    """The deadline of a call, rounded, so that a story is the same each time."""
+    try:
+        return f" within {asked.timeout / 1000:.2g} s" if asked.timeout else ""
+    except Broken:
+        return " within what is no time"
 
 
 def tracking_of(request_id: str) -> str:

@@ -27,6 +27,7 @@ RENEW = "RENEW_STORIES"
 # In each of these the order of events is determined: nothing happens that does not follow from what was told before.
 CHOSEN = {
     "connection_pool": ("return_dirty", "departed_user_no_crosstalk"),
+    "grpc": ("hands_on_errors", "failures_of_the_carrier_are_ours"),
     "idempotency": ("unknown_is_failure", "reply_lost_after_charge"),
     "jwt": ("everybody_waits", "cached_keys_not_blocked"),
     "pubsub": ("err_no_close", "unknown_verb_closes"),
