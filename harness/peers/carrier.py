@@ -114,7 +114,7 @@ class Carrier:
         self._holding = False
         self._failing: tuple[Code, str] | None = None
         self._failures = 0
-        self.listener = Listener(solution.network, NAME, solution.record.solution, self._accept, "grpc")
+        self.listener = Listener(solution.network, NAME, solution.record.solution, self._accept, "http2")
 
     # -- the scene ----------------------------------------------------------------------------------------------
 
