@@ -73,6 +73,7 @@ PICK = Method(
 KINDS = {"Reserve": (False, False), "Watch": (False, True), "Deliver": (True, False), "Pick": (True, True)}
 
 GRPC_IO = "https://grpc.io/docs/guides"
+CORE_CONCEPTS = "https://grpc.io/docs/what-is-grpc/core-concepts/#client-streaming-rpc"
 GITHUB = "https://github.com/grpc"
 
 
@@ -91,6 +92,7 @@ def document(name: str, title: str, rule: str) -> Source:
     return Source(f"README {rule}; grpc, {title}", f"{GITHUB}/grpc/blob/master/doc/{name}")
 
 
+CORE = Source("README R2; grpc.io, Core concepts: client streaming RPC", CORE_CONCEPTS)
 RICH = Source("README R3; google/rpc/error_details.proto", f"{GRPC_IO}/error/#richer-error-model")
 
 
@@ -231,7 +233,7 @@ def test_reserve(depot: Depot, carrier: Carrier) -> None:
     assert depot.stock(sku) == 5, "10 were delivered, and 3 and 2 reserved"
 
 
-@behaviour(stage=1, source=guide("cancellation", "Core concepts: client streaming", "R2"))
+@behaviour(stage=1, source=CORE)
 @hints(
     "When do you know that all lines have come?",
     "Only at the end of the client's stream; until then nothing of it counts.",
@@ -524,7 +526,7 @@ def test_deadline_is_passed_on(depot: Depot, carrier: Carrier) -> None:
         assert given <= most * ROUNDED, f"{told}, and it was given {given:.0f} ms"
 
 
-@behaviour(stage=2, points=3, source=guide("flow-control", "Message size", "R9"), needs="deliver")
+@behaviour(stage=2, points=3, source=brief("R9", "MAX_MESSAGE"), needs="deliver")
 def test_message_limit(depot: Depot) -> None:
     """A message of MAX_MESSAGE bytes is served; one byte more is RESOURCE_EXHAUSTED, and changes and hurts nothing."""
     sku = depot.stocked(1)
@@ -938,8 +940,8 @@ def test_vanished_client_is_cancelled(depot: Depot, carrier: Carrier) -> None:
     "Set grpc.keepalive_time_ms, grpc.keepalive_timeout_ms and, in the C core, grpc.http2.ping_timeout_ms.",
 )
 @incident(
-    "A load balancer that forgets idle connections without a word leaves both ends waiting; gRPC's keepalive was made "
-    "for that (gRFC A8 and A9)."
+    "Load balancers drop connections that seem idle, some after a minute, and TCP alone finds out after hours: gRPC's "
+    "keepalive was made for that (gRFC A8)."
 )
 def test_keepalive(depot: Depot, carrier: Carrier) -> None:
     """A client that answers no PING is ended and its calls are cancelled; one that answers is kept, however silent."""
@@ -968,7 +970,7 @@ def outlives_a_dead_one(depot: Depot, carrier: Carrier) -> Call:
 
 def goes_silent(depot: Depot, carrier: Carrier, sku: str, dead: Channel, live: Call) -> None:
     """A client with a reservation under way answers no PING any more, and is ended, which `live` is told."""
-    alive = live.channel
+    alive, idle = live.channel, depot.dial("idle")
     with carrier.holding():
         depot.reserve(sku, 5, by=dead)
         carrier.until_held()
@@ -980,6 +982,7 @@ def goes_silent(depot: Depot, carrier: Carrier, sku: str, dead: Channel, live: C
         assert dead.http2.pings, "a PING is owed before anybody is taken for dead"
         carrier.until_cancelled("its caller answers no PING, and has KEEPALIVE_TIMEOUT_MS for that")
         depot.solution.until(lambda: dead.over, "an end of the connection", "dead")
+        depot.solution.until(lambda: idle.http2.pings or idle.over, "a PING, though it has no call", "idle")
         seen = alive.http2.pings
         depot.solution.until(lambda: alive.http2.pings > seen or alive.over, "the next PING", "alive")
         until_level(live, 5, "the items of the dead client are back")
