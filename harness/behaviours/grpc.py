@@ -243,8 +243,6 @@ def test_deliver(depot: Depot) -> None:
     """Deliver answers when the client's stream ends, with a count of its lines and items, and only then adds them."""
     one, two = f"sku-{depot.word()}", f"sku-{depot.word()}"
     call = depot.deliver({"sku": one, "quantity": 3}, {"sku": two, "quantity": 7}, end=False)
-    depot.settled()
-    assert not call.replies, "the client's stream has not ended, and was answered"
     ended(depot.watch(one), Code.NOT_FOUND, why="what is not delivered yet is not there")
     call.send(sku=one, quantity=5, last=1)
     depot.settled()
@@ -580,11 +578,13 @@ def test_reflection_describes(depot: Depot) -> None:
 )
 def test_health_is_watched(depot: Depot) -> None:
     """Health/Watch tells the state at once and stays open, also for a service that nobody knows."""
-    for service, owed in (("", SERVING), (SERVICE, SERVING), ("depot.v1.Nothing", SERVICE_UNKNOWN)):
-        call = depot.channel.call(WATCH_HEALTH, {"service": service})
+    states = {"": SERVING, SERVICE: SERVING, "depot.v1.Nothing": SERVICE_UNKNOWN}
+    calls = {service: depot.channel.call(WATCH_HEALTH, {"service": service}) for service in states}
+    for service, call in calls.items():
         status = call.next("the state at once")["status"]
-        assert status == owed, f"the state of {service!r} is {owed}, and came {status}"
-        depot.settled()
+        assert status == states[service], f"the state of {service!r} is {states[service]}, and came {status}"
+    depot.settled()
+    for service, call in calls.items():
         assert not call.over, f"the watch of {service!r} stays open, and ended with {call.status}"
 
 
@@ -916,7 +916,6 @@ def test_vanished_client_is_cancelled(depot: Depot, carrier: Carrier) -> None:
             depot.watch(sku, by=gone).next("the level at once")
             depot.pick({"sku": sku, "quantity": 1}, by=gone).next("an answer to its pick")
             depot.deliver({"sku": sku, "quantity": 100}, end=False, by=gone)
-            depot.settled()
             getattr(gone.connection, ending)()
             carrier.until_cancelled("its caller's connection has ended")
             until_level(watch, 9, "4 of the items are back, and the one that was picked stays picked")
@@ -1010,7 +1009,6 @@ def test_sigterm_drains(depot: Depot, carrier: Carrier) -> None:
     with carrier.holding():
         held = depot.reserve(sku, 4)
         carrier.until_held()
-        depot.settled()
         depot.solution.terminate()
         depot.settled()
         late = depot.reserve(sku, by=depot.dial("late"))
@@ -1072,7 +1070,6 @@ def test_sigterm_is_bounded(depot: Depot, carrier: Carrier) -> None:
     with carrier.holding():
         calls = [depot.reserve(sku), depot.pick(), depot.deliver({"sku": sku, "quantity": 1}, end=False)]
         carrier.until_held()
-        depot.settled()
         depot.solution.terminate()
         carrier.until_cancelled("SHUTDOWN_MS is over")
         depot.solution.until_exit("to end SHUTDOWN_MS after SIGTERM, though three calls have not")
