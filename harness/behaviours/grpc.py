@@ -243,6 +243,7 @@ def test_deliver(depot: Depot) -> None:
     """Deliver answers when the client's stream ends, with a count of its lines and items, and only then adds them."""
     one, two = f"sku-{depot.word()}", f"sku-{depot.word()}"
     call = depot.deliver({"sku": one, "quantity": 3}, {"sku": two, "quantity": 7}, end=False)
+    depot.settled()
     ended(depot.watch(one), Code.NOT_FOUND, why="what is not delivered yet is not there")
     call.send(sku=one, quantity=5, last=1)
     depot.settled()
@@ -916,6 +917,7 @@ def test_vanished_client_is_cancelled(depot: Depot, carrier: Carrier) -> None:
             depot.watch(sku, by=gone).next("the level at once")
             depot.pick({"sku": sku, "quantity": 1}, by=gone).next("an answer to its pick")
             depot.deliver({"sku": sku, "quantity": 100}, end=False, by=gone)
+            depot.settled()  # all of it has been read
             getattr(gone.connection, ending)()
             carrier.until_cancelled("its caller's connection has ended")
             until_level(watch, 9, "4 of the items are back, and the one that was picked stays picked")
