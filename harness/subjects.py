@@ -59,7 +59,9 @@ def reference(kata: Kata) -> Subject:
     folder = katas.REFERENCES / kata.name
     if not folder.is_dir():
         raise Unusable(f"there is no reference for `{kata.name}` here; references come with a clone of the kit")
-    return Subject("reference", folder, ("python", "solution.py"))
+    # A learner may have changed what their own kata.toml says of `build`, so the reference brings its own.
+    build = ("python", "build.py") if (folder / "build.py").is_file() else ()
+    return Subject("reference", folder, ("python", "solution.py"), build)
 
 
 def from_path(kata: Kata, path: Path) -> Subject:

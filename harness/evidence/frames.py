@@ -16,7 +16,7 @@ from harness.wire.tape import Flow, Movement
 
 SOLUTION = IPv4Address("10.0.0.1")
 FIRST_PARTY = IPv4Address("10.0.1.0")
-PORTS = {"http": 80, "nats": 4222, "resp": 6379, "dns": 53, "https": 443, "tls": 443, "mqtt": 1883}
+PORTS = {"http": 80, "http2": 80, "nats": 4222, "resp": 6379, "dns": 53, "https": 443, "tls": 443, "mqtt": 1883}
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 SEGMENT = 1460  # bytes of payload in one frame, as on Ethernet
 LARGEST_DATAGRAM = 65507

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from harness import kata as katas
 from harness import subjects
+from harness.solution import process
 from harness.solution.program import Peer, Solution
 from harness.solution.scratch import Scratch
 
@@ -15,6 +16,7 @@ from harness.solution.scratch import Scratch
 def reference(name: str, *peers: type[Peer], **environment: str) -> Iterator[Solution]:
     kata, scratch = katas.shipped(name), Scratch()
     solution = Solution(kata, subjects.reference(kata), environment, peers, scratch)
+    process.build(solution.subject, scratch)
     try:
         solution.until_ready()
         yield solution

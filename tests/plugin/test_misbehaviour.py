@@ -129,6 +129,18 @@ def test_a_failed_build_shows_its_last_lines(bench: Bench):
     assert "mould is broken" in run.message()
 
 
+def test_a_reference_is_built_by_its_own_build(bench: Bench):
+    """What the learner's kata.toml says of `build` is the learner's."""
+    bench.kata(build=["python", "-c", "raise SystemExit(3)"])
+    folder = bench.home / "reference" / "bell"
+    (folder / "build.py").write_text("open('made.py', 'w').close()\n", encoding="utf-8")
+    bench.reference(f"import made\n{BELL}")
+
+    run = bench.pytest("katas/bell", "--subject=reference")
+
+    assert set(run.verdicts.values()) == {"holds"}, run.text
+
+
 # -- while it is met
 
 

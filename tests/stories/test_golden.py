@@ -28,6 +28,7 @@ RENEW = "RENEW_STORIES"
 CHOSEN = {
     "chat_stream": ("decoded_one_by_one", "characters_across_tokens"),
     "connection_pool": ("return_dirty", "departed_user_no_crosstalk"),
+    "grpc": ("hands_on_errors", "failures_of_the_carrier_are_ours"),
     "idempotency": ("unknown_is_failure", "reply_lost_after_charge"),
     "jwt": ("everybody_waits", "cached_keys_not_blocked"),
     "long_polling": ("leaver_removes_entry", "second_poller_conflicts"),

@@ -1,0 +1,1 @@
+"""Null programs that speak HTTP/2, and gRPC on it."""
