@@ -25,7 +25,7 @@ MIB = 1 << 20
 BULK = 24 * MIB
 KEPT = 4 * MIB  # of it, that a balancer may hold itself; what the kernel holds is no affair of its own
 TIMEOUT = 80  # ms; so are the next
-INTERVAL, CHECK_TIMEOUT, EJECT = 10, 40, 60
+INTERVAL, CHECK_TIMEOUT, EJECT = 10, 40, 40
 ROBIN = {"BALANCE": "round_robin", "STICKY_COOKIE": "lb"}
 IMPATIENT = {"REQUEST_TIMEOUT_MS": TIMEOUT}
 TIMED = {"RESPONSE_TIMEOUT_MS": TIMEOUT, "STALL_TIMEOUT_MS": TIMEOUT}
@@ -1015,19 +1015,19 @@ def steady(balancer: Balancer, upstreams: Upstreams) -> tuple[float, bool]:
     def serve(arrival: Arrival) -> None:
         if arrival.target == download:
             arrivals.append(arrival)
-            arrival.begin(200, "Content-Length: 100", then=b"x" * 10)
+            arrival.begin(200, "Content-Length: 70", then=b"x" * 10)
         else:
             upstreams.answer(arrival)
 
     with upstreams.serving(serve):
         began = last = waiting.now()
-        sender.send(head("POST", upload, "Content-Length: 100") + b"x" * 10, "POST")
+        sender.send(head("POST", upload, "Content-Length: 70") + b"x" * 10, "POST")
         reader.send(request("GET", download), "GET")
         balancer.solution.until(lambda: arrivals or reader.over or reader.answered, "the request", "the upstream")
         longest = waiting.now() - last
         if not arrivals:
             return longest * 1000, False
-        for _ in range(9):
+        for _ in range(6):
             waiting.elapse(balancer.solution, TIMEOUT / 4)
             sender.connection.send(b"x" * 10)
             arrivals[0].line.connection.send(b"x" * 10)
@@ -1036,7 +1036,7 @@ def steady(balancer: Balancer, upstreams: Upstreams) -> tuple[float, bool]:
         ends = (sender, reader)
         balancer.solution.until(lambda: all(each.over or each.answered for each in ends), "an answer", "client")
     assert last - began > TIMEOUT / 1000, "it took longer than any time-out"
-    whole = all(each.answered and each.status == 200 and each.so_far == b"x" * 100 for each in ends)
+    whole = all(each.answered and each.status == 200 and each.so_far == b"x" * 70 for each in ends)
     return longest * 1000, whole
 
 
