@@ -107,6 +107,16 @@ class RawClient:
         """How many complete responses have come and were not taken yet."""
         return len(self._came)
 
+    @property
+    def status(self) -> int:
+        """The status of the response that comes now, or was not taken yet; 0 before its head has come."""
+        return self._came[0].status if self._came else self._head.status_code if self._http and self._head else 0
+
+    @property
+    def so_far(self) -> bytes:
+        """What has come of its body, be it complete or not."""
+        return self._came[0].body if self._came else bytes(self._body) if self._http else b""
+
     def response(self, owed: str = "a response") -> Answer:
         """Wait for the next response, and take it. Raises Broken when none comes, or what comes is no HTTP."""
         self.solution.until(lambda: self._came or self.over, owed, self.name)

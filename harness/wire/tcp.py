@@ -76,9 +76,12 @@ class Connection:
         return connection
 
     @classmethod
-    def accepted(cls, network: Network, sock: socket.socket, name: str, peer: str, speaks: str = "") -> Connection:
+    def accepted(
+        cls, network: Network, sock: socket.socket, remote: Address, name: str, peer: str, speaks: str = ""
+    ) -> Connection:
+        """A connection from `remote`, as accept() tells: who was reset meanwhile has no peer any more."""
         connection = cls(network, sock, name, peer)
-        connection.speaks = speaks
+        connection.speaks, connection.remote = speaks, remote
         connection._established()
         network.add(connection)
         return connection
@@ -182,7 +185,7 @@ class Connection:
 
     def _established(self) -> None:
         self.connecting = False
-        self.local, self.remote = self.sock.getsockname()[:2], self.sock.getpeername()[:2]
+        self.local = self.sock.getsockname()[:2]
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tape("open")
 
@@ -300,11 +303,11 @@ class Listener:
         moved = False
         while self.sock:
             try:
-                sock, _ = self.sock.accept()
+                sock, remote = self.sock.accept()
             except BlockingIOError:
                 break
             moved = True
-            self.on_accept(Connection.accepted(self.network, sock, self.name, self.peer, self.speaks))
+            self.on_accept(Connection.accepted(self.network, sock, remote, self.name, self.peer, self.speaks))
         return moved
 
     def close(self) -> None:

@@ -186,3 +186,18 @@ def test_a_reset_behind_an_end_is_seen_by_writing(script):
     client.until_end()
     script.until(lambda: client.send(b"more") or client.connection.was_reset, "a reset")
     assert client.connection.was_reset
+
+
+def test_a_response_is_seen_while_it_comes(script):
+    client = RawClient(script, "client")
+    client.send(request("GET", "/"), "GET")
+    sock = script.accept()
+    assert (client.status, client.so_far) == (0, b"")
+    sock.sendall(b"HTTP/1.1 207 Multi-Status\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nha")
+    script.until(lambda: client.so_far, "a piece")
+    assert (client.status, client.so_far, client.answered) == (207, b"ha", 0)
+    sock.sendall(b"lf\r\n3\r\n it\r\n0\r\n\r\n")
+    script.until(lambda: client.answered, "the rest")
+    assert (client.status, client.so_far) == (207, b"half it")
+    assert client.response().body == b"half it"
+    assert (client.status, client.so_far) == (0, b"")
