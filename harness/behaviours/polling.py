@@ -1,9 +1,10 @@
 """What a server may expect of its most frequent visitor: the behaviours of the kata `polling`.
 
-The harness is every server. A poll waits until it is answered here, so nothing overtakes what is looked at. Of time only
-lower bounds are asked, from the moment before an answer left to the moment when the next poll was read: a slow machine
-can only lengthen that. Whether the next poll comes at all is decided by quiet. That something does not come is shown by a
-companion whose timer is longer. Dice are judged by many throws, at a scale that grows while a slow machine blurs them.
+The harness is every server. A poll waits until it is answered here, so nothing overtakes what is looked at. Of time
+only lower bounds are asked, from the moment before an answer left to the moment when the next poll was read: a slow
+machine can only lengthen that. Whether the next poll comes at all is decided by quiet. That something does not come is
+shown by a companion whose timer is longer. Dice are judged by many throws, at a scale that grows while a slow machine
+blurs them.
 """
 
 from __future__ import annotations
@@ -850,7 +851,7 @@ def test_deleted_in_mid_poll(poller: Poller) -> None:
     polls[1].send(b"la")
     for feed, poll in zip(feeds, polls, strict=True):
         assert feed.delete().status == 204, "DELETE is 204, also in the middle of a poll"
-        poller.solution.until(lambda: poll.gone, "an end of the connection, since the feed is deleted", "server")  # noqa: B023
+        poller.solution.until(lambda: poll.gone, "an end of the poll, since the feed is deleted", "server")  # noqa: B023
     renewed = poller.begin([(feed.name, feed.place) for feed in feeds], {})
     for feed in renewed:
         poll = feed.next("the first poll of the new feed")
@@ -939,8 +940,10 @@ def test_success_resets_backoff(poller: Poller) -> None:
 
 
 # Dice. All throws are independent and even, so every order of n waits is as likely as any other, and the number of
-# pairs out of order has a known distribution. A statement about dice may be false by chance once in 10^10; with four
-# of them in a run the false alarms stay below 10^-9.
+# pairs out of order has a known distribution (Mahonian). Each of the five statements below is false of a correct
+# program once in 10^10 runs, by chance: 5 * 10^-10 in all, and less, since it has to be false at all three scales. A
+# slow machine blurs what is seen: waits look longer, and an answer that is read later starts its wait later. So nothing
+# is called broken before the widest scale, where a quarter of the range is 120 ms and more.
 CHANCE = 1e-10
 SCALES = (60, 240, 960)  # ms; where a busy machine blurs what it does by tens of milliseconds, the next one is tried
 
@@ -1044,7 +1047,7 @@ def test_processes_draw_apart(poller: Poller) -> None:
     "Read the whole body first, let a broken-off one raise, and only then store document and validators together.",
 )
 @incident(
-    "Python's requests handed a body that was shorter than its Content-Length on without an error until version 2.32 "
+    "Python's requests for years handed on a body that was shorter than its Content-Length, without an error "
     "(psf/requests#4956). With the ETag stored, the next answer is 304, and the torn document stays for ever."
 )
 def test_torn_documents_refused(poller: Poller) -> None:
