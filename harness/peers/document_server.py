@@ -126,7 +126,7 @@ class Place:
         self.server, self.http, self.target = server, http, target
         self.polls: list[Poll] = []
         self.always: Callable[[Poll], None] | None = None
-        self._taken = 0
+        self.taken = 0  # polls that a behaviour has waited for
 
     @property
     def url(self) -> str:
@@ -139,12 +139,12 @@ class Place:
 
     def next(self, owed: str = "") -> Poll:
         """Wait for the next poll that was not taken yet, and take it. Raises Broken if none comes."""
-        wanted = self._taken + 1
+        wanted = self.taken + 1
         owed = owed or f"poll number {wanted} of {self.target}"
         self.server.solution.until(lambda: len(self.polls) >= wanted or self.server.faults, owed, self.http.name)
         if self.server.faults:
             raise Broken(f"the {self.http.name} is owed {owed}; {self.server.faults[0]}")
-        self._taken = wanted
+        self.taken = wanted
         return self.polls[wanted - 1]
 
 

@@ -58,6 +58,34 @@ class Guard:
                     pass  # it has ended already
 
 
+class Lines:
+    """A file that remembers the last line that was read of it."""
+
+    def __init__(self, file):
+        self.file, self.last = file, b""
+
+    def readline(self, *limit):
+        self.last = self.file.readline(*limit)
+        return self.last
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+class WholeHead(http.client.HTTPResponse):
+    """http.client takes a head that breaks off for a complete one."""
+
+    def begin(self):
+        self.fp = Lines(self.fp)
+        super().begin()
+        if self.fp and self.fp.last not in (b"\r\n", b"\n"):
+            raise http.client.IncompleteRead(b"")
+
+
+class Connection(http.client.HTTPConnection):
+    response_class = WholeHead
+
+
 class Feed(threading.Thread):
     def __init__(self, url, settings):
         super().__init__(daemon=True)
@@ -125,7 +153,7 @@ class Feed(threading.Thread):
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise PollFailed
-        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=self.settings["timeout_ms"] / 1000)
+        connection = Connection(parts.hostname, parts.port or 80, timeout=self.settings["timeout_ms"] / 1000)
         try:
             connection.connect()
             self.guard.watch(connection.sock)
