@@ -729,12 +729,13 @@ def test_bad_locations_fail(poller: Poller) -> None:
         feed.shows(status="ok", version=1)
 
 
-@behaviour(stage=2, hidden=True, points=3, source=brief("R4", "and to no other"), needs="mixed_redirects")
+@behaviour(stage=2, hidden=True, points=3, source=rfc(9110, "15.4", "Redirection 3xx"), needs="mixed_redirects")
 @hints(
     "Whose ETag is it after a redirect?",
     'Two URLs may both have a version "1".',
     "Remember the URL that the document came from, and send its validators to that URL only.",
 )
+@incident("Put in this kata's place, httpx sends the conditions along with every redirect, also to strangers.")
 def test_validators_stay_with_their_url(poller: Poller) -> None:
     """A validator goes to the URL that it came from, and not to the one that redirects, nor to another target."""
     first, second = poller.place(), poller.place()
@@ -1146,7 +1147,7 @@ def test_hanging_answers_given_up(poller: Poller) -> None:
         poller.solution.until(lambda: poll.gone, f"an end of the poll, after {told}", "server")  # noqa: B023
     for feed in feeds:
         poll = feed.next("a poll after the back-off")
-        feed.shows(status="failing", failures=1, version=0)
+        feed.shows(status="failing", version=0)
         assert not poll.conditions, f"nothing complete has come yet, and came {poll.conditions}"
     assert not held.gone, "a feed that gives its server an hour is not impatient"
     held.answer(200, b"at last")
@@ -1180,13 +1181,10 @@ def test_dripping_answers_given_up(poller: Poller) -> None:
         hop = _next_hop(chain, hop, whole / 2)
     assert body.gone, "a body that drips in has timeout_ms as a whole"
     assert head.gone, "a head that drips in has timeout_ms as a whole"
-    asked = sum(bool(place.polls) for place in chain)
     assert not chain[-1].polls, f"{REDIRECTS} redirects, {whole / 2:.0f} ms each, are too long, and all were followed"
-    assert asked >= 2, "redirects are followed, as long as there is time"
-    for feed in feeds[:2]:
-        feed.next("a poll after the back-off")
     for feed in feeds:
-        feed.shows(status="failing", failures=1)
+        feed.next("a poll after the back-off")
+        feed.shows(status="failing", version=0)
 
 
 def _next_hop(chain: Sequence[Place], hop: Poll, milliseconds: float) -> Poll:
@@ -1206,6 +1204,10 @@ def _last_words(data: bytes) -> Callable[[Poll], None]:
 
 
 @behaviour(stage=4, points=3, source=brief("R5, R8", "no connection, no HTTP"), needs="failures_keep_document")
+@incident(
+    "Put in this kata's place, http.client of Python takes a head that breaks off for a complete one, and the empty body "
+    "behind it for the new document."
+)
 def test_dead_servers_survived(poller: Poller, servers: DocumentServer) -> None:
     """Refused and broken connections and answers that are no HTTP are failures; a server that is back is found."""
     deaths: dict[str, Callable[[Poll], None]] = {
@@ -1302,20 +1304,23 @@ def test_sixty_at_once(poller: Poller) -> None:
 
 @behaviour(stage=5, hidden=True, source=brief("Scale", "nothing open"), needs="torn_documents_refused")
 def test_nothing_left_open(poller: Poller) -> None:
-    """Polls that were given up, torn, too long, or deleted leave no socket open."""
+    """Polls of documents that are torn or too long, and of feeds that are deleted meanwhile, leave no socket open."""
     poller.solution.settled()
     before = poller.solution.sockets()
-    feeds = poller.feeds(20, timeout=TIMEOUT, backoff_base=HOUR, backoff_cap=HOUR)
+    feeds = poller.feeds(20, backoff_base=HOUR, backoff_cap=HOUR)
     polls = [feed.next() for feed in feeds]
     for number, poll in enumerate(polls):
-        if number % 4 == 1:
+        if number % 4 == 0:
             poll.begin(200, f"Content-Length: {2 * LIMIT}")
             poll.send(b"x" * (LIMIT + 1))
+        elif number % 4 == 1:
+            poll.begin(200, "Transfer-Encoding: chunked")
+            poll.send(b"".join(chunks(b"x" * (LIMIT + 1))))
         elif number % 4 == 2:
             poll.begin(200, "Transfer-Encoding: chunked")
             poll.send(b"5\r\nhel")
             poll.finish()
-        elif number % 4 == 3:
+        else:
             assert feeds[number].delete().status == 204, "DELETE is 204"
     for poll in polls:
         poller.solution.until(lambda: poll.gone, "an end of each of these polls", "server")  # noqa: B023

@@ -29,6 +29,7 @@ CHOSEN = {
     "connection_pool": ("return_dirty", "departed_user_no_crosstalk"),
     "idempotency": ("unknown_is_failure", "reply_lost_after_charge"),
     "jwt": ("everybody_waits", "cached_keys_not_blocked"),
+    "polling": ("not_modified_loses_the_tag", "not_modified_keeps"),
     "pubsub": ("err_no_close", "unknown_verb_closes"),
     "sse": ("header_ignored", "resume_exact"),
 }

@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urljoin, urlsplit
 
@@ -52,10 +53,8 @@ class Guard:
         with self.lock:
             self.shut = True
             if self.sock:
-                try:
+                with suppress(OSError):  # it has ended already
                     self.sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # it has ended already
 
 
 class Lines:
