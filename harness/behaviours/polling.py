@@ -1205,7 +1205,7 @@ def _last_words(data: bytes) -> Callable[[Poll], None]:
 
 @behaviour(stage=4, points=3, source=brief("R5, R8", "no connection, no HTTP"), needs="failures_keep_document")
 @incident(
-    "Put in this kata's place, http.client of Python takes a head that breaks off for a complete one, and the empty body "
+    "Put in this kata's place, http.client of Python takes a head that breaks off for a complete one, and the nothing "
     "behind it for the new document."
 )
 def test_dead_servers_survived(poller: Poller, servers: DocumentServer) -> None:

@@ -1,8 +1,8 @@
 """A poller: it keeps the newest document of each of its feeds, and is a guest that every server likes to have.
 
-web.py and fetch.py are given: one serves your own surface, the other makes one GET, told piece by piece, without limits
-and without following anything. The surface stands. What is left is the whole of the kata: the loop of a feed, a poll with
-its conditions, redirects and limits, and how long to wait.
+web.py and fetch.py are given: one serves your own surface, the other makes one GET, told piece by piece, without
+limits and without following anything. The surface stands. What is left is the whole of the kata: the loop of a feed, a
+poll with its conditions, redirects and limits, and how long to wait.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Feed:
         self.task = asyncio.create_task(self.run())
 
     async def run(self) -> None:
-        """Poll, wait, and poll again, until the feed is gone (R1, R2, R5). Nothing may end this loop by accident (R8)."""
+        """Poll, wait, and poll again, until the feed is gone (R1, R2, R5). Nothing ends this loop by accident (R8)."""
         raise NotImplementedError("Feed.run() in solution.py")
 
     async def poll(self) -> None:
