@@ -35,7 +35,6 @@ class Poll:
         self.at = waiting.now()
         self.answered_at = 0.0
         self.answered = False
-        self._hold = 0
 
     @property
     def connection(self) -> Connection:
@@ -54,9 +53,6 @@ class Poll:
             if name.startswith("if-"):
                 found.setdefault(name, []).append(value)
         return {name: ", ".join(values) for name, values in found.items()}
-
-    def hold(self) -> None:
-        self._hold = self.place.server.record.hold(self.incoming.server.name, "does not answer yet")
 
     # -- verbs --------------------------------------------------------------------------------------------------
 
@@ -110,12 +106,8 @@ class Poll:
 
     def _tell(self, label: str, data: bytes) -> None:
         server = self.incoming.server
-        record = self.place.server.record
-        if self._hold:
-            record.release(server.name, "answers", self._hold)
-            self._hold = 0
         if data:
-            record.add("message", server.name, server.peer, label, data, server.name)
+            self.place.server.record.add("message", server.name, server.peer, label, data, server.name)
         self.answered_at = waiting.now()
 
 
@@ -197,8 +189,6 @@ class DocumentServer:
         self.polls.append(poll)
         if place.always:
             place.always(poll)
-        else:
-            poll.hold()
 
 
 def _head(status: int, fields: list[str]) -> bytes:
