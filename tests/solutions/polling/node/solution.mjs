@@ -19,14 +19,16 @@ class Failure extends Error {
 class Feed {
   constructor(url, settings) {
     Object.assign(this, { url, settings, status: 'new', version: 0, failures: 0 })
-    this.stopping = new AbortController()
     this.turn()
   }
 
   async turn() {
     let wait
+    // Not AbortSignal.timeout() in AbortSignal.any(): nobody holds them, and a collected signal never fires.
+    this.current = new AbortController()
+    const deadline = setTimeout(() => this.current.abort(), this.settings.timeout_ms)
     try {
-      await this.poll(AbortSignal.any([this.stopping.signal, AbortSignal.timeout(this.settings.timeout_ms)]))
+      await this.poll(this.current.signal)
       this.status = this.gone ? 'gone' : 'ok'
       this.failures = 0
       wait = this.settings.interval_ms
@@ -35,8 +37,10 @@ class Feed {
       this.failures += 1
       const d = Math.min(this.settings.backoff_cap_ms, this.settings.backoff_base_ms * 2 ** (this.failures - 1))
       wait = Math.max(error.least ?? 0, d / 2 + (Math.random() * d) / 2)
+    } finally {
+      clearTimeout(deadline)
     }
-    if (this.gone || this.stopping.signal.aborted) return
+    if (this.gone || this.stopped) return
     this.timer = setTimeout(() => this.turn(), Math.ceil(wait))
   }
 
@@ -93,7 +97,8 @@ class Feed {
 
   stop() {
     clearTimeout(this.timer)
-    this.stopping.abort()
+    this.stopped = true
+    this.current.abort()
   }
 }
 
