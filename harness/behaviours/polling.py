@@ -27,10 +27,10 @@ from harness.solution.program import STOPPED, Solution
 from harness.wire.http1 import NO_HEADERS, Headers, Request, Response
 
 PEERS = [DocumentServer]
-QUICK, SOON, HOUR = 10, 40, 3_600_000  # ms
+QUICK, SOON, HOUR = 2, 25, 3_600_000  # ms; no lower bound is asked of the first
 EARLY = 5  # ms that a timer may be early, as the brief says
-SECOND, LIMIT, REDIRECTS = 10, 65_536, 5  # as kata.toml has them
-TIMEOUT = 60  # ms
+SECOND, LIMIT, REDIRECTS = 6, 65_536, 5  # as kata.toml has them
+TIMEOUT = 40  # ms
 MIB = 1 << 20
 PATIENCE = 3.0  # seconds, for what the harness has to keep going itself
 FORMS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y")  # RFC 9110, 5.6.7
@@ -364,7 +364,7 @@ def test_second_put_is_409(poller: Poller) -> None:
     for url in (feed.place.url, elsewhere.url):
         reply = poller.put(feed.name, {"url": url, "interval_ms": QUICK}).response()
         assert reply.status == 409, f"there is such a feed: 409 is owed, and came {reply}"
-    poller.later(SOON)
+    poller.later(4 * QUICK)
     assert len(feed.place.polls) == 1, "the first poll is not answered yet, and there is a second one"
     assert not elsewhere.polls, "the feed is polled where it was, and not at the URL that was refused"
     poll.answer(200, poller.text())
@@ -560,13 +560,13 @@ def test_retry_after_never_hurries(poller: Poller) -> None:
     past = [time.strftime(form, time.gmtime(784_111_777)) for form in FORMS]
     nonsense = ["soon", "-1", "+9000", "9_000", "9000 s", "9e3", "", "0x9000", "2099-01-01T00:00:00Z", "Thu, 99 Foo"]
     values = ["0", "00", *past, *nonsense]
-    feeds = poller.feeds(len(values), backoff_base=2 * SOON, backoff_cap=2 * SOON)
+    feeds = poller.feeds(len(values), backoff_base=60, backoff_cap=60)
     first = [feed.next() for feed in feeds]
     for number, (poll, value) in enumerate(zip(first, values, strict=True)):
         poll.answer(429 if number % 2 else 503, b"", f"Retry-After: {value}")
     for feed, poll, value in zip(feeds, first, values, strict=True):
         again = feed.next(f"a poll after the back-off; Retry-After: {value!r} asks for no more")
-        not_early(poll, again, SOON, f"the back-off, after Retry-After: {value!r}")
+        not_early(poll, again, 30, f"the back-off, after Retry-After: {value!r}")
 
 
 @behaviour(stage=2, hidden=True, points=3, source=RETRY_AFTER, needs="retry_after_seconds")
@@ -904,7 +904,7 @@ FAILURES: list[Callable[[Poll], None]] = [
 )
 def test_backoff_grows(poller: Poller) -> None:
     """With each failure in a row, of whatever kind, the least wait doubles."""
-    base, feeds = 4, poller.feeds(3, backoff_base=4, backoff_cap=HOUR)
+    base, feeds = 3, poller.feeds(3, backoff_base=3, backoff_cap=HOUR)
     polls = [feed.next() for feed in feeds]
     for number, fail in enumerate(FAILURES, 1):
         for poll in polls:
@@ -949,9 +949,9 @@ def test_success_resets_backoff(poller: Poller) -> None:
 # pairs out of order has a known distribution (Mahonian). Each of the five statements below is false of a correct
 # program once in 10^10 runs, by chance: 5 * 10^-10 in all, and less, since it has to be false at all three scales. A
 # slow machine blurs what is seen: waits look longer, and an answer that is read later starts its wait later. So nothing
-# is called broken before the widest scale, where a quarter of the range is 120 ms and more.
+# is called broken before the widest scale, where a quarter of the range is 100 ms and more.
 CHANCE = 1e-10
-SCALES = (60, 240, 960)  # ms; where a busy machine blurs what it does by tens of milliseconds, the next one is tried
+SCALES = (50, 200, 800)  # ms; where a busy machine blurs what it does by tens of milliseconds, the next one is tried
 
 
 @lru_cache
