@@ -41,7 +41,6 @@ class Feed:
         self.base, self.cap = backoff_base_ms / 1000, backoff_cap_ms / 1000
         self.status, self.version, self.failures = "new", 0, 0
         self.document: Document | None = None
-        self.task = asyncio.create_task(self.run())
 
     async def run(self) -> None:
         """Poll, wait, and poll again, until the feed is gone (R1, R2, R5). Nothing ends this loop by accident (R8)."""
@@ -64,6 +63,7 @@ def retry_after(text: str) -> float:
 # -- the surface --------------------------------------------------------------------------------------------------
 
 feeds: dict[str, Feed] = {}
+running: dict[str, asyncio.Task[None]] = {}  # the loops of the feeds
 
 
 def reply(status: int, document: dict[str, Any]) -> Answer:
@@ -71,7 +71,7 @@ def reply(status: int, document: dict[str, Any]) -> Answer:
 
 
 def put(name: str, body: bytes) -> Answer:
-    """A new feed: 201, or 400 if what is asked for is not valid, or 409."""
+    """A new feed, and its loop: 201, or 400 if what is asked for is not valid, or 409."""
     raise NotImplementedError("put() in solution.py")
 
 
@@ -88,7 +88,8 @@ async def handle(request: Request) -> Answer:
     if not feed or (what and not feed.document):
         return problem(404, "there is no such feed, or no document yet")
     if request.method == "DELETE" and not what:
-        feeds.pop(name).task.cancel()
+        del feeds[name]
+        running.pop(name).cancel()
         return Answer(204)
     if request.method != "GET":
         return problem(405, "GET, PUT and DELETE are all there is")

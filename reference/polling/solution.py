@@ -69,7 +69,6 @@ class Feed:
         self.base, self.cap = backoff_base_ms / 1000, backoff_cap_ms / 1000
         self.status, self.version, self.failures = "new", 0, 0
         self.document: Document | None = None
-        self.task = asyncio.create_task(self.run())
 
     async def run(self) -> None:
         while self.status != "gone":
@@ -170,6 +169,7 @@ def http_date(text: str) -> float:
 # -- the surface --------------------------------------------------------------------------------------------------
 
 feeds: dict[str, Feed] = {}
+running: dict[str, asyncio.Task[None]] = {}  # the loops of the feeds
 
 
 def reply(status: int, document: dict[str, Any]) -> Answer:
@@ -194,9 +194,10 @@ def put(name: str, body: bytes) -> Answer:
     if name in feeds:
         return problem(409, "there is such a feed; delete it first")
     try:
-        feeds[name] = Feed(**wanted(body))
+        feed = feeds[name] = Feed(**wanted(body))
     except (ValueError, RecursionError) as error:
         return problem(400, str(error))
+    running[name] = asyncio.create_task(feed.run())
     return reply(201, {"name": name})
 
 
@@ -213,7 +214,8 @@ async def handle(request: Request) -> Answer:
     if not feed or (document and not feed.document):
         return problem(404, "there is no such feed, or no document yet")
     if request.method == "DELETE" and not document:
-        feeds.pop(name).task.cancel()
+        del feeds[name]
+        running.pop(name).cancel()
         return Answer(204)
     if request.method != "GET":
         return problem(405, "GET, PUT and DELETE are all there is")
@@ -229,8 +231,8 @@ async def main() -> None:
         serve(handle, os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", 8000)), stopping)
     )
     await stopping.wait()
-    for feed in feeds.values():
-        feed.task.cancel()
+    for task in running.values():
+        task.cancel()
     await serving
 
 
