@@ -950,8 +950,8 @@ def test_success_resets_backoff(poller: Poller) -> None:
 # with these probabilities: that the 40 throws of a round miss a half of the range, four times 0.5 ** 40 = 9.1e-13; that
 # all 80 miss a quarter of it at an end, twice 0.75 ** 80 = 1.0e-10; that two rounds, or two processes, put the feeds
 # into much the same order, CHANCE each. That is 4.1e-10 in a run, and less, since it has to happen at all three scales:
-# a slow machine makes waits look longer, so nothing is called broken before the widest one, where a quarter of the range
-# is 100 ms and more. Each answer leaves alone, as its poll comes, so that none waits for forty others.
+# a slow machine makes waits look longer, so nothing is called broken before the widest one, where a quarter of the
+# range is 100 ms and more. Each answer leaves alone, as its poll comes, so that none waits for forty others.
 CHANCE = 1e-10
 SCALES = (50, 200, 800)  # ms
 
@@ -1037,7 +1037,7 @@ def test_waits_are_random(poller: Poller) -> None:
 )
 def test_processes_draw_apart(poller: Poller) -> None:
     """Two processes of the program throw different dice: a fleet that fails together does not come back together."""
-    number = 30
+    number = 40
     for scale in SCALES:
         (first,) = throws(poller, number, 2 * scale, 1)
         poller.solution.restart()
