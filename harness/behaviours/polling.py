@@ -509,7 +509,7 @@ def test_gone_is_final(poller: Poller) -> None:
 )
 def test_retry_after_seconds(poller: Poller) -> None:
     """After 429 and 503 with Retry-After in seconds the next poll is not earlier than that, and comes."""
-    asked = [(429, 8), (503, 8), (429, 5), (503, 1)]
+    asked = [(429, 6), (503, 6), (429, 4), (503, 1)]
     feeds = poller.feeds(len(asked), backoff_base=1, backoff_cap=1)
     first = [feed.next() for feed in feeds]
     for poll, (status, seconds) in zip(first, asked, strict=True):
@@ -536,7 +536,7 @@ def test_retry_after_dates(poller: Poller) -> None:
     first, owed = [feed.next() for feed in feeds], []
     for poll, form in zip(first, FORMS, strict=True):
         now = waiting.unix_time()
-        date = int(now) + 9
+        date = int(now) + 8
         owed.append((date - now - 1) * SECOND)  # of its whole seconds one is forgiven
         told = time.strftime(form, time.gmtime(date))
         poll.answer(503, b"", f"Date: {time.strftime(FORMS[0], time.gmtime(now))}", f"Retry-After: {told}")
