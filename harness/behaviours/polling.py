@@ -237,15 +237,16 @@ def test_document_served(poller: Poller) -> None:
 )
 def test_interval_kept(poller: Poller) -> None:
     """After a success the next poll comes interval_ms later and not earlier, however long the answer took."""
-    feed = poller.feed(interval=SOON)
+    interval = 40
+    feed = poller.feed(interval=interval)
     first = feed.next()
     first.answer(200, poller.text())
     second = feed.next()
-    not_early(first, second, SOON, "the interval")
-    waiting.elapse(poller.solution, SOON + 10)  # the server takes its time
+    not_early(first, second, interval, "the interval")
+    waiting.elapse(poller.solution, interval + 5)  # the server takes its time
     second.answer(200, poller.text())
     third = feed.next()
-    not_early(second, third, SOON, "the interval after an answer that took longer than it")
+    not_early(second, third, interval, "the interval after an answer that took longer than it")
 
 
 @behaviour(stage=1, points=2, source=rfc(9110, "13.1.2", "If-None-Match"), needs="first_poll_at_once")
@@ -560,13 +561,13 @@ def test_retry_after_never_hurries(poller: Poller) -> None:
     past = [time.strftime(form, time.gmtime(784_111_777)) for form in FORMS]
     nonsense = ["soon", "-1", "+9000", "9_000", "9000 s", "9e3", "", "0x9000", "2099-01-01T00:00:00Z", "Thu, 99 Foo"]
     values = ["0", "00", *past, *nonsense]
-    feeds = poller.feeds(len(values), backoff_base=60, backoff_cap=60)
+    feeds = poller.feeds(len(values), backoff_base=80, backoff_cap=80)
     first = [feed.next() for feed in feeds]
     for number, (poll, value) in enumerate(zip(first, values, strict=True)):
         poll.answer(429 if number % 2 else 503, b"", f"Retry-After: {value}")
     for feed, poll, value in zip(feeds, first, values, strict=True):
         again = feed.next(f"a poll after the back-off; Retry-After: {value!r} asks for no more")
-        not_early(poll, again, 30, f"the back-off, after Retry-After: {value!r}")
+        not_early(poll, again, 40, f"the back-off, after Retry-After: {value!r}")
 
 
 @behaviour(stage=2, hidden=True, points=3, source=RETRY_AFTER, needs="retry_after_seconds")
@@ -951,9 +952,9 @@ def test_success_resets_backoff(poller: Poller) -> None:
 # all 80 miss a quarter of it at an end, twice 0.75 ** 80 = 1.0e-10; that two rounds, or two processes, put the feeds
 # into much the same order, CHANCE each. That is 4.1e-10 in a run, and less, since it has to happen at all three scales:
 # a slow machine makes waits look longer, so nothing is called broken before the widest one, where a quarter of the
-# range is 100 ms and more. Each answer leaves alone, as its poll comes, so that none waits for forty others.
+# range is 125 ms and more. Each answer leaves alone, as its poll comes, so that none waits for forty others.
 CHANCE = 1e-10
-SCALES = (50, 200, 800)  # ms
+SCALES = (80, 320, 1000)  # ms
 
 
 @lru_cache
@@ -1037,11 +1038,11 @@ def test_waits_are_random(poller: Poller) -> None:
 )
 def test_processes_draw_apart(poller: Poller) -> None:
     """Two processes of the program throw different dice: a fleet that fails together does not come back together."""
-    number = 40
-    for scale in SCALES:
-        (first,) = throws(poller, number, 2 * scale, 1)
+    number = 50
+    for scale in (3 * scale // 2 for scale in SCALES):
+        (first,) = throws(poller, number, scale, 1)
         poller.solution.restart()
-        (second,) = throws(poller, number, 2 * scale, 1)
+        (second,) = throws(poller, number, scale, 1)
         if inversions(first, second) > fewest_inversions(number):
             return
         poller.solution.restart()
