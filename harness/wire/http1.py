@@ -233,7 +233,7 @@ class Client:
         return Response(self._head.status_code, headers, bytes(self._body))
 
 
-SHOWN_HEADERS = ("idempotency-key",)  # told before the body, by their values alone
+SHOWN_HEADERS = ("idempotency-key", "if-none-match")  # told before the body, by their values alone
 
 
 def described(method: str, target: str, headers: Headers, body: bytes) -> str:

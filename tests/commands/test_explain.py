@@ -9,7 +9,7 @@ from harness import progress, subjects
 from harness.collecting import declared
 
 FEWEST_INCIDENTS = 8
-WITH_INCIDENTS = ("connection_pool", "idempotency", "jwt", "pubsub", "sse")
+WITH_INCIDENTS = ("connection_pool", "idempotency", "jwt", "polling", "pubsub", "sse")
 
 
 def words(text: str) -> str:

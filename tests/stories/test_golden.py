@@ -33,6 +33,7 @@ CHOSEN = {
     "jwt": ("everybody_waits", "cached_keys_not_blocked"),
     "long_polling": ("leaver_removes_entry", "second_poller_conflicts"),
     "l7_balancer": ("everything_repeated", "post_never_repeated"),
+    "polling": ("not_modified_loses_the_tag", "not_modified_keeps"),
     "pubsub": ("err_no_close", "unknown_verb_closes"),
     "socket_sharding": ("workers_bind", "nobody_is_refused_while_all_are_dead"),
     "sse": ("header_ignored", "resume_exact"),
