@@ -18,7 +18,8 @@ from harness.team.members import Member
 from harness.verdicts import Verdict
 
 TRACK = next(iter(tracks.tracks().values()))
-FIRST, SECOND = (step.kata for step in TRACK.steps[:2])
+STEPS = [step for step in TRACK.steps if step.kata in katas.catalogue()]  # others are still to come
+FIRST, SECOND = (step.kata for step in STEPS[:2])
 HOSTILE = "<script>alert('x')</script>\x1b[2J"
 
 
@@ -72,7 +73,7 @@ def test_progress_is_told_by_stage_with_the_next_step(kata, folder):
 def test_a_finished_kata_leads_to_the_next_of_the_track(kata, folder):
     ended = kata("team", progress(folder / "ada", **{FIRST: verdicts(FIRST)}))
 
-    assert f"  next: {SECOND}. {TRACK.steps[1].teaches}\n" in ended.out
+    assert f"  next: {SECOND}. {STEPS[1].teaches}\n" in ended.out
 
 
 def test_results_count_hidden_behaviours(kata, folder):
@@ -153,7 +154,7 @@ def test_the_page_stands_alone_and_nothing_in_it_runs(kata, folder):
     assert "url(" not in text
     assert page.labels[0].startswith("basics ")
     assert public(FIRST)[0].sentence in re.sub(r"\s+", " ", words), "what most lack"
-    assert TRACK.steps[0].teaches in words
+    assert STEPS[0].teaches in words
 
 
 def test_an_unknown_kata_is_left_out_with_a_note(kata, folder):
