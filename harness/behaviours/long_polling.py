@@ -883,9 +883,13 @@ def test_gone_clients_are_forgotten(bot: Bot) -> None:
 
 
 def settled_sockets(bot: Bot) -> int:
-    """How many sockets are open while nobody waits; the connections of this behaviour's own clients among them."""
-    bot.ingest("before")
-    assert_texts(bot.updates(), ["before"], "an update")
+    """How many sockets are open when nobody waits any more: what a program makes for a wait, and keeps, is there."""
+    bots = [bot.another(f"early bot {number}") for number in range(8)]
+    calls = [each.polling(timeout=LONG) for each in bots]
+    bot.solution.settled()
+    for each, call in zip(bots, calls, strict=True):
+        id_of(each.ingesting("before").result())
+        assert_texts(call.updates(), ["before"], "an update")
     bot.solution.settled()
     return bot.solution.sockets()
 
