@@ -13,6 +13,7 @@ What keeps the promise, and where:
 
 import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ from web import Answer, Request, serve
 
 SECOND = int(os.environ.get("SECOND_MS", 1000)) / 1000
 LONGEST_WAIT, MOST_UPDATES, LARGEST_UPDATE = 50, 100, 65_536  # seconds, updates, bytes
+DEEPEST = 200  # levels of JSON; what could be taken in and not given out would stop its bot for good
 FAR = 2**62  # beyond every id, and a number that the database can still take
 GRACE = 2.0  # seconds; after SIGTERM, for clients that don't read
 
@@ -97,6 +99,14 @@ def wanted_types(given: Parameters) -> list[str] | None:
 
 
 # -- what is kept ---------------------------------------------------------------------------------------------------
+
+
+def can_be_sent(value: Any, levels: int = DEEPEST) -> bool:
+    """Python reads NaN and 1e999, which it can't write as JSON, and deeper nesting than it can write."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(can_be_sent(each, levels - 1) for each in inner)
 
 
 def pending(token: str, limit: int) -> list[dict[str, Any]]:
@@ -194,6 +204,8 @@ def ingest(token: str, body: bytes) -> dict[str, int] | None:
         raise Refused(400, "Bad Request: an update has one member, named by its type")
     if not isinstance(content[kinds[0]], dict):
         raise Refused(400, "Bad Request: the member of an update is an object")
+    if not can_be_sent(content):
+        raise Refused(400, "Bad Request: a number is too large, or the nesting too deep")
     if not is_allowed(token, kinds[0]):
         return None
     row = db.execute("INSERT INTO updates (token, content) VALUES (?, ?)", (token, json.dumps(content)))

@@ -5,6 +5,7 @@ A call that waits runs a race between three: its bot's bell, its client's farewe
 
 import asyncio
 import json
+import math
 import os
 import re
 import sqlite3
@@ -157,13 +158,26 @@ async def call(request: Request) -> Response:
     return JSONResponse({"ok": True, "result": await method(request, token, await parameters(request))})
 
 
+def is_sane(value, levels=200):
+    """json reads NaN and 1e999, which are no JSON when it writes them, and deeper nesting than it can write."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(is_sane(each, levels - 1) for each in inner)
+
+
 async def ingest(request: Request) -> Response:
     token, body = token_of(request), await request.body()
     if len(body) > 65536:
         raise Refused(413, "too large")
     content = parsed(body)
     kind, value = next(iter(content.items())) if isinstance(content, dict) and len(content) == 1 else ("", None)
-    if not re.fullmatch("[a-z_]{1,64}", kind) or kind == "update_id" or not isinstance(value, dict):
+    if (
+        not re.fullmatch("[a-z_]{1,64}", kind)
+        or kind == "update_id"
+        or not isinstance(value, dict)
+        or not is_sane(value)
+    ):
         raise Refused(400, "no update")
     row = db.execute("SELECT allowed FROM bots WHERE token = ?", (token,)).fetchone()
     allowed = json.loads(row[0] or "[]") if row else []

@@ -6,6 +6,7 @@ sockets of those who wait, since a thread that sleeps does not see that its clie
 """
 
 import json
+import math
 import os
 import re
 import select
@@ -221,6 +222,14 @@ def get_me(token, *_):
     return json.dumps({"id": int(token.split(":")[0]), "is_bot": True, "first_name": "T", "username": "threads_bot"})
 
 
+def is_sane(value, levels=200):
+    """json reads NaN and 1e999, which are no JSON when it writes them, and deeper nesting than it can write."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(is_sane(each, levels - 1) for each in inner)
+
+
 def ingest(token, body):
     if len(body) > 65536:
         raise Refused(413, "too long")
@@ -228,7 +237,7 @@ def ingest(token, body):
     if type(content) is not dict or len(content) != 1:
         raise Refused(400, "exactly one member is wanted")
     ((kind, value),) = content.items()
-    if kind == "update_id" or not re.fullmatch("[a-z_]{1,64}", kind) or type(value) is not dict:
+    if kind == "update_id" or not re.fullmatch("[a-z_]{1,64}", kind) or type(value) is not dict or not is_sane(value):
         raise Refused(400, "this is no update")
     bot = bot_of(token)
     with bot.lock:
