@@ -881,7 +881,7 @@ SLOW = {"CARRIER_TIMEOUT_MS": 120}
 @hints(
     "Your caller has all the time in the world, and the carrier never answers. Who ends that?",
     "CARRIER_TIMEOUT_MS does, for all attempts together; it is not the caller's deadline that is over.",
-    "Map DEADLINE_EXCEEDED of the carrier's call to UNAVAILABLE, unless the caller's own deadline is over.",
+    "Map DEADLINE_EXCEEDED of the carrier's call to UNAVAILABLE, unless the caller's own deadline was the nearer one.",
 )
 def test_carrier_that_never_answers(depot: Depot, carrier: Carrier) -> None:
     """A carrier that does not answer in CARRIER_TIMEOUT_MS is given up: UNAVAILABLE, and the items are back."""
