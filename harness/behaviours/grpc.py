@@ -403,6 +403,7 @@ def test_bad_fields_are_named(depot: Depot) -> None:
         (depot.watch(""), {"sku"}),
         (depot.deliver({"sku": "", "quantity": 0}), {"sku", "quantity"}),
         (depot.pick({"sku": sku, "quantity": 0}), {"quantity"}),
+        (depot.channel.call(DELIVER, {"sku": sku, "quantity": 1}), {"last"}),
     ):
         details = rich(ended(call, Code.INVALID_ARGUMENT))
         violations = details.get("BadRequest", {"field_violations": []})["field_violations"]
@@ -1015,10 +1016,12 @@ def test_sigterm_drains(depot: Depot, carrier: Carrier) -> None:
         carrier.until_held()
         depot.solution.terminate()
         depot.settled()
-        late = depot.reserve(sku, by=depot.dial("late"))
+        late = [depot.reserve(sku, by=depot.dial("late"))]
+        if not depot.channel.http2.going:  # without a GOAWAY a client may try the connection that it has
+            late.append(depot.reserve(sku))
         depot.settled()
-        assert not held.over, f"a call under way goes on, and ended with {held.status}"
-        assert len(carrier.asked) == 1, "a call that comes after SIGTERM is not served"
+        assert not held.over, f"a call under way goes on to its own end, and this one ended with {held.status}"
+        assert len(carrier.asked) == 1, "a call that came after SIGTERM was served: the carrier was asked for it"
         pick.send(sku=sku, quantity=2, end=True)
         assert pick.next("an answer to its pick")["left"] == 3
         ended(pick, Code.OK)
@@ -1027,7 +1030,7 @@ def test_sigterm_drains(depot: Depot, carrier: Carrier) -> None:
     assert done(held)["tracking"]
     status = depot.solution.until_exit("to end once every call has ended")
     assert status in STOPPED, f"exit status 0, 143 or an end by SIGTERM is owed, and came {status}"
-    assert not late.replies, "who comes after SIGTERM is not served"
+    assert not any(call.replies for call in late), "a call that came after SIGTERM was served"
 
 
 @behaviour(
