@@ -252,7 +252,7 @@ class Solution:
     def kernel_holds(self, connection: Connection) -> int:
         """Bytes from the solution that wait in the kernel, on either side, because the harness does not read them."""
         theirs, ours = self._both_ends(connection)
-        waiting_there = (theirs.wqueue if theirs else 0) + (ours.rqueue if ours else 0)
+        waiting_there = _not_read(theirs, ours)
         self.record.fact(f"{waiting_there:,} bytes for {connection.name} wait in the kernel")
         return waiting_there
 
@@ -261,7 +261,7 @@ class Solution:
         theirs, ours = self._both_ends(connection)
         if theirs is None or not theirs.inode:
             return None
-        return theirs.rqueue + (ours.wqueue if ours else 0)
+        return _not_read(ours, theirs)
 
     def _both_ends(self, connection: Connection) -> tuple[TcpEnd | None, TcpEnd | None]:
         if not isinstance(self.watch, Watch):
@@ -383,3 +383,14 @@ class Solution:
     def endpoint(self, name: str, told: Callable[[bytes], str] = size_of) -> Endpoint:
         """A UDP socket of the party `name`, to send to the solution's address; `told` words a datagram for a story."""
         return Endpoint(self.network, name, self.record.solution, told)
+
+
+def _not_read(sender: TcpEnd | None, receiver: TcpEnd | None) -> int:
+    """Bytes of the sender that its receiver has not read, each counted once.
+
+    What has arrived, and is not acknowledged yet, stands in both queues; their sum would count it twice.
+    """
+    if sender and receiver and sender.counted and receiver.counted:
+        under_way = sender.bytes_sent - sender.bytes_retrans - receiver.bytes_received
+        return receiver.rqueue + sender.notsent + max(under_way, 0)
+    return (sender.wqueue if sender else 0) + (receiver.rqueue if receiver else 0)

@@ -22,7 +22,7 @@ from web import Answer, Request, serve
 
 API_KEY = os.environ.get("API_KEY", "")
 MAX_GENERATIONS = int(os.environ.get("MAX_GENERATIONS", 200))
-KEEPALIVE = int(os.environ.get("KEEPALIVE_MS", 15_000)) / 1000
+KEEPALIVE = int(os.environ.get("KEEPALIVE_MS", 60_000)) / 1000
 DRAIN = int(os.environ.get("DRAIN_MS", 5000)) / 1000
 
 PATH = "/v1/chat/completions"

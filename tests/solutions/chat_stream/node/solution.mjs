@@ -7,7 +7,7 @@ import { randomUUID, timingSafeEqual } from "node:crypto";
 const number = (name, otherwise) => Number(process.env[name] ?? otherwise);
 const { HOST = "127.0.0.1", PORT = "8000", ENGINE_URL = "http://127.0.0.1:9000", API_KEY = "" } = process.env;
 const MAX_GENERATIONS = number("MAX_GENERATIONS", 200);
-const KEEPALIVE = number("KEEPALIVE_MS", 15000);
+const KEEPALIVE = number("KEEPALIVE_MS", 60000);
 const DRAIN = number("DRAIN_MS", 5000);
 const PATH = "/v1/chat/completions";
 const BAD = "invalid_request_error";

@@ -32,7 +32,7 @@ def number(name: str, default: int) -> int:
 ENGINE = urlsplit(os.environ.get("ENGINE_URL", "http://127.0.0.1:9000"))
 KEY = os.environ.get("API_KEY", "")
 MOST = number("MAX_GENERATIONS", 200)
-KEEPALIVE, DRAIN = number("KEEPALIVE_MS", 15_000) / 1000, number("DRAIN_MS", 5000) / 1000
+KEEPALIVE, DRAIN = number("KEEPALIVE_MS", 60_000) / 1000, number("DRAIN_MS", 5000) / 1000
 PATH = "/v1/chat/completions"
 numbers = itertools.count(1)
 LIFE = secrets.token_hex(4)
