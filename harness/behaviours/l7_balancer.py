@@ -1024,7 +1024,7 @@ def test_slow_but_steady(balancer: Balancer, upstreams: Upstreams) -> None:
 
 
 def steady(balancer: Balancer, upstreams: Upstreams) -> tuple[float, bool]:
-    """Two bodies that come slowly: the longest time in ms for which nothing came, and whether they came through."""
+    """Two bodies that come slowly: the longest time in ms for which nothing was passed on, and whether they came through."""
     sender, reader = balancer.client("slow client"), balancer.client("reading client")
     upload, download = balancer.target(), balancer.target()
     arrivals: list[Arrival] = []
@@ -1044,13 +1044,19 @@ def steady(balancer: Balancer, upstreams: Upstreams) -> tuple[float, bool]:
         longest = waiting.now() - last
         if not arrivals:
             return longest * 1000, False
-        for _ in range(6):
+        ends = (sender, reader)
+
+        def came(number: int) -> bool:
+            uploaded = [len(arrival.body) for arrival in upstreams.seen(upload)]
+            return any(end.over for end in ends) or (uploaded == [number] and len(reader.so_far) == number)
+
+        for number in range(20, 80, 10):
             waiting.elapse(balancer.solution, TIMEOUT / 4)
             sender.connection.send(b"x" * 10)
             arrivals[0].line.connection.send(b"x" * 10)
+            balancer.solution.until(lambda number=number: came(number), "the next piece of a body", "its reader")
             longest, last = max(longest, waiting.now() - last), waiting.now()
         arrivals[0].finish()
-        ends = (sender, reader)
         balancer.solution.until(lambda: all(each.over or each.answered for each in ends), "an answer", "client")
     assert last - began > TIMEOUT / 1000, "it took longer than any time-out"
     whole = all(each.answered and each.status == 200 and each.so_far == b"x" * 70 for each in ends)
