@@ -1020,7 +1020,7 @@ def test_slow_but_steady(balancer: Balancer, upstreams: Upstreams) -> None:
 
 
 def steady(balancer: Balancer, upstreams: Upstreams) -> tuple[float, bool]:
-    """Two bodies that come slowly: the longest time in ms for which nothing was passed on, and whether they came through."""
+    """Two bodies that come slowly: the longest pause in ms between two that came through, and whether all did."""
     sender, reader = balancer.client("slow client"), balancer.client("reading client")
     upload, download = balancer.target(), balancer.target()
     arrivals: list[Arrival] = []
@@ -1040,17 +1040,19 @@ def steady(balancer: Balancer, upstreams: Upstreams) -> tuple[float, bool]:
         longest = waiting.now() - last
         if not arrivals:
             return longest * 1000, False
-        ends = (sender, reader)
+        ends, sent = (sender, reader), 10
 
-        def came(number: int) -> bool:
+        def came() -> bool:
             uploaded = [len(arrival.body) for arrival in upstreams.seen(upload)]
-            return any(end.over for end in ends) or (uploaded == [number] and len(reader.so_far) == number)
+            cut_off = any(end.over or end.answered for end in ends)
+            return cut_off or (uploaded == [sent] and len(reader.so_far) == sent)
 
-        for number in range(20, 80, 10):
-            waiting.elapse(balancer.solution, TIMEOUT / 4)
+        while sent < 70:
+            waiting.elapse(balancer.solution, TIMEOUT / 5)
+            sent += 10
             sender.connection.send(b"x" * 10)
             arrivals[0].line.connection.send(b"x" * 10)
-            balancer.solution.until(lambda number=number: came(number), "the next piece of a body", "its reader")
+            balancer.solution.until(came, "the next piece of a body", "its reader")
             longest, last = max(longest, waiting.now() - last), waiting.now()
         arrivals[0].finish()
         balancer.solution.until(lambda: all(each.over or each.answered for each in ends), "an answer", "client")
