@@ -887,6 +887,7 @@ def test_broken_off_is_seen(balancer: Balancer, upstreams: Upstreams) -> None:
 
 def trickle(balancer: Balancer, send: Callable[[bytes], None], data: bytes, over: Callable[[], bool]) -> None:
     """A byte now and then, each long before any time is up, for three times as long as it may take in all."""
+    balancer.settled()  # it has seen the beginning: its time runs
     end = waiting.now() + 3 * TIMEOUT / 1000
     for at in range(len(data)):
         if over() or waiting.now() > end:
