@@ -134,15 +134,22 @@ class Balancer:
             assert counts == [number] * len(NAMES), f"each upstream is owed {number}, and they got {counts}"
         for client, target in zip(clients, targets, strict=True):
             check_reply(self.answer(client), target)
+            client.connection.close()
         self.settled()
+
+    def sockets(self) -> int:
+        """What it holds open, without idle connections to upstreams, of which it may keep as many as it likes."""
+        idle = sum(not line.arrival for each in self.upstreams.each for line in each.open_lines)
+        return self.solution.sockets() - idle
 
     def until_served_in_time(self) -> None:
         """With short limits an ordinary request may come too late on a busy machine: then it proves nothing."""
         for _ in range(20):
             target, began = self.target(), waiting.now()
-            reply = self.answer(self.client(), request("GET", target))
-            if reply.status == 200 or waiting.now() - began < TIMEOUT / 2000:
-                check_reply(reply, target)
+            client = self.sending(request("GET", target))
+            self.until_over(client, "a response")
+            if client.status == 200 or waiting.now() - began < TIMEOUT / 2000:
+                check_reply(self.answer(client), target)
                 return
         raise LimitReached(f"20 requests in a row took longer than {TIMEOUT / 2} ms: the machine is too busy")
 
@@ -349,7 +356,7 @@ def test_refused_goes_elsewhere(balancer: Balancer, upstreams: Upstreams) -> Non
         balancer.settled()
         for method, body in ("GET", b""), ("POST", b"body"):
             reply = balancer.ask(request(method, balancer.target(), body=body))
-            assert reply.status in (502, 503), f"nobody is there: 502 is owed, and came {reply}"
+            assert reply.status in (502, 503, 504), f"nobody is there: 502 is owed, and came {reply}"
     balancer.served("POST", b"body")
 
 
@@ -425,9 +432,8 @@ def test_ambiguous_length(balancer: Balancer, upstreams: Upstreams) -> None:
         client = balancer.sending(head("POST", balancer.target(), *fields) + data, "POST", "bad client")
         balancer.until_over(client, "an answer, or the end")
         balancer.settled()
-        assert not upstreams.seen(hidden), (
-            f"{why}: what stands in the body came to {upstreams.seen(hidden)} as a request"
-        )
+        came = [arrival.upstream.party for arrival in upstreams.seen(hidden)]
+        assert not came, f"{why}: what stands in the body came to {came[0]} as a request"
     target = balancer.target()
     check_reply(balancer.ask(head("POST", target, "Transfer-Encoding: chunked") + chunks(smuggled)), target, smuggled)
     assert not upstreams.seen(hidden), "what stands in a body is no request"
@@ -879,9 +885,21 @@ def test_broken_off_is_seen(balancer: Balancer, upstreams: Upstreams) -> None:
             balancer.served()
 
 
-@behaviour(stage=4, points=3, settings=TIMED, source=rfc(9110, "15.6.5", "504 Gateway Timeout"), needs=BASE)
+def trickle(balancer: Balancer, send: Callable[[bytes], None], data: bytes, over: Callable[[], bool]) -> None:
+    """A byte now and then, each long before any time is up, for three times as long as it may take in all."""
+    balancer.settled()  # it has seen the beginning: its time runs
+    end = waiting.now() + 3 * TIMEOUT / 1000
+    for at in range(len(data)):
+        if over() or waiting.now() > end:
+            break
+        send(data[at : at + 1])
+        waiting.elapse(balancer.solution, TIMEOUT / 6)
+    balancer.settled()
+
+
+@behaviour(stage=4, points=5, settings=TIMED, source=rfc(9110, "15.6.5", "504 Gateway Timeout"), needs=BASE)
 def test_response_timeout(balancer: Balancer, upstreams: Upstreams) -> None:
-    """Without a response within RESPONSE_TIMEOUT_MS it is 504, not before, and another upstream is not asked."""
+    """Without a whole head within RESPONSE_TIMEOUT_MS it is 504, not before, and another upstream is not asked."""
     balancer.until_served_in_time()
     with upstreams.holding():
         began = waiting.now()
@@ -895,7 +913,22 @@ def test_response_timeout(balancer: Balancer, upstreams: Upstreams) -> None:
             assert len(upstreams.seen(target)) == 1, "who is slow may still be at it: it is asked once"
         upstreams.hold_no_more()
     balancer.until_gone(upstreams.arrivals[-2:], "the end of a connection on which a late response may come")
+    response_by_the_byte(balancer, upstreams)
     balancer.until_served_in_time()
+
+
+def response_by_the_byte(balancer: Balancer, upstreams: Upstreams) -> None:
+    """However steadily a head comes, it is 504 when its time is up."""
+    with upstreams.serving(sending(b"HTTP/1.1 200 OK\r\n")):
+        target = balancer.target()
+        client = balancer.sending(request("GET", target))
+        balancer.solution.until(lambda: upstreams.seen(target), "the request", "the upstream")
+        (arrival,) = upstreams.seen(target)
+        trickle(balancer, arrival.send, b"X-Slow: " + b"x" * 1000, lambda: client.over or client.answered > 0)
+    assert client.answered, f"a head has {TIMEOUT} ms, and after three times as long it is waited for"
+    reply = balancer.answer(client)
+    assert reply.status in (502, 504), f"504 is owed, and came {reply}"
+    balancer.until_gone([arrival], "the end of a connection on which a late response may come")
 
 
 @behaviour(
@@ -928,17 +961,6 @@ def slow_connects(balancer: Balancer, some: Upstream) -> dict[str, Answer]:
         return {target: balancer.answer(client) for client, target in zip(clients, targets, strict=True)}
 
 
-def trickle(balancer: Balancer, send: Callable[[bytes], None], data: bytes, over: Callable[[], bool]) -> None:
-    """A byte now and then, each long before any time is up, for three times as long as it may take in all."""
-    end = waiting.now() + 3 * TIMEOUT / 1000
-    for at in range(len(data)):
-        if over() or waiting.now() > end:
-            break
-        send(data[at : at + 1])
-        waiting.elapse(balancer.solution, TIMEOUT / 6)
-    balancer.settled()
-
-
 @behaviour(stage=4, hidden=True, points=4, settings=IMPATIENT, source=brief("T1", "REQUEST_TIMEOUT_MS"), needs=BASE)
 @incident(
     "Slowloris (2009) takes a web server down from one laptop: it opens connections, and sends a header line on each "
@@ -953,25 +975,6 @@ def test_slow_client(balancer: Balancer, upstreams: Upstreams) -> None:
     replies = client.responses(client.answered)
     assert all(reply.status in (400, 408) for reply in replies), f"408 or the end is owed, and came {replies}"
     assert not upstreams.seen(target), "a head that is not complete is no request"
-    balancer.until_served_in_time()
-
-
-@behaviour(
-    stage=4, hidden=True, points=4, settings=TIMED, source=brief("T3", "RESPONSE_TIMEOUT_MS"), needs="response_timeout"
-)
-def test_slow_upstream(balancer: Balancer, upstreams: Upstreams) -> None:
-    """The head of a response that comes byte by byte has RESPONSE_TIMEOUT_MS in all; then it is 504."""
-    balancer.until_served_in_time()
-    with upstreams.serving(sending(b"HTTP/1.1 200 OK\r\n")):
-        target = balancer.target()
-        client = balancer.sending(request("GET", target))
-        balancer.solution.until(lambda: upstreams.seen(target), "the request", "the upstream")
-        (arrival,) = upstreams.seen(target)
-        trickle(balancer, arrival.send, b"X-Slow: " + b"x" * 1000, lambda: client.over or client.answered > 0)
-    assert client.answered, f"a head has {TIMEOUT} ms, and after three times as long it is waited for"
-    reply = balancer.answer(client)
-    assert reply.status in (502, 504), f"504 is owed, and came {reply}"
-    balancer.until_gone([arrival], "the end of a connection on which a late response may come")
     balancer.until_served_in_time()
 
 
@@ -1018,7 +1021,7 @@ def test_slow_but_steady(balancer: Balancer, upstreams: Upstreams) -> None:
 
 
 def steady(balancer: Balancer, upstreams: Upstreams) -> tuple[float, bool]:
-    """Two bodies that come slowly: the longest time in ms for which nothing came, and whether they came through."""
+    """Two bodies that come slowly: the longest pause in ms between two that came through, and whether all did."""
     sender, reader = balancer.client("slow client"), balancer.client("reading client")
     upload, download = balancer.target(), balancer.target()
     arrivals: list[Arrival] = []
@@ -1038,13 +1041,21 @@ def steady(balancer: Balancer, upstreams: Upstreams) -> tuple[float, bool]:
         longest = waiting.now() - last
         if not arrivals:
             return longest * 1000, False
-        for _ in range(6):
-            waiting.elapse(balancer.solution, TIMEOUT / 4)
+        ends, sent = (sender, reader), 10
+
+        def came() -> bool:
+            uploaded = [len(arrival.body) for arrival in upstreams.seen(upload)]
+            cut_off = any(end.over or end.answered for end in ends)
+            return cut_off or (uploaded == [sent] and len(reader.so_far) == sent)
+
+        while sent < 70:
+            waiting.elapse(balancer.solution, TIMEOUT / 5)
+            sent += 10
             sender.connection.send(b"x" * 10)
             arrivals[0].line.connection.send(b"x" * 10)
+            balancer.solution.until(came, "the next piece of a body", "its reader")
             longest, last = max(longest, waiting.now() - last), waiting.now()
         arrivals[0].finish()
-        ends = (sender, reader)
         balancer.solution.until(lambda: all(each.over or each.answered for each in ends), "an answer", "client")
     assert last - began > TIMEOUT / 1000, "it took longer than any time-out"
     whole = all(each.answered and each.status == 200 and each.so_far == b"x" * 70 for each in ends)
@@ -1217,17 +1228,17 @@ def test_sigterm_deadline(balancer: Balancer, upstreams: Upstreams) -> None:
 
 @behaviour(stage=5, points=4, source=brief("B2", "least_connections"), needs=EVEN)
 def test_crowd(balancer: Balancer, upstreams: Upstreams) -> None:
-    """Ninety requests at once are thirty for each upstream, and each client gets its own answer, whoever is slow."""
-    targets = {balancer.target(): balancer.chance.randbytes(20) for _ in range(90)}
+    """Sixty requests at once are twenty for each upstream, and each client gets its own answer, whoever is slow."""
+    targets = {balancer.target(): balancer.chance.randbytes(20) for _ in range(60)}
     with upstreams.holding():
         clients = {
             target: balancer.sending(request("POST", target, body=body), "POST") for target, body in targets.items()
         }
-        balancer.solution.until(lambda: len(upstreams.held) == 90, "90 requests at once", "the upstreams")
+        balancer.solution.until(lambda: len(upstreams.held) == 60, "60 requests at once", "the upstreams")
         counts = upstreams.counts()
-        assert counts == [30, 30, 30], f"thirty for each are owed, and they got {counts}"
+        assert counts == [20, 20, 20], f"twenty for each are owed, and they got {counts}"
         held = upstreams.held
-        for arrival in balancer.chance.sample(held, 60):
+        for arrival in balancer.chance.sample(held, 40):
             upstreams.answer(arrival)
         for arrival in held:
             if arrival.answered:
@@ -1239,30 +1250,35 @@ def test_crowd(balancer: Balancer, upstreams: Upstreams) -> None:
 @behaviour(stage=5, hidden=True, points=5, source=brief("C3", "nothing is left"), needs=(EVEN, "departed_is_over"))
 def test_churn_leaves_no_trace(balancer: Balancer, upstreams: Upstreams) -> None:
     """After many requests that ended in every way, the counts are even again, and no more sockets are open."""
-    balancer.even(2)
     churn(balancer, upstreams)
     balancer.even(2)
-    sockets = balancer.solution.sockets()
-    for _ in range(2):
-        churn(balancer, upstreams)
-        balancer.even(2)
-    left = balancer.solution.sockets() - sockets
-    assert left <= 8, f"everybody has gone, and {left} more sockets are open than before"
+    sockets = balancer.sockets()
+    churn(balancer, upstreams)
+    balancer.even(2)
+    left = balancer.sockets() - sockets
+    assert left <= 4, f"everybody has gone, and {left} more sockets are open than before, besides idle ones"
 
 
 def churn(balancer: Balancer, upstreams: Upstreams) -> None:
     """Requests that end well, by a client that leaves, by a reset, by a response that breaks off, and by a bad one."""
+    before, order = len(upstreams.arrivals), balancer.chance.sample(NAMES, 3)
+
+    def all_there() -> bool:
+        return sum(arrival.complete for arrival in upstreams.arrivals[before:]) == 15
+
     with upstreams.holding():
         clients = [balancer.sending(request("POST", balancer.target(), body=b"x" * 10), "POST") for _ in range(15)]
-        held = balancer.chance.sample(upstreams.until_held(15), 15)
+        balancer.solution.until(all_there, "15 requests at once", "the upstreams")
+        # What fails is spread unevenly, so that counts that stay up show.
+        held = sorted(upstreams.arrivals[before:], key=lambda arrival: order.index(arrival.upstream.name))
         for client in balancer.chance.sample(clients, 3):
             client.hang_up()
-        for arrival in held[:3]:
+        for arrival in held[:2]:
             arrival.drop()
-        for arrival in held[3:6]:
+        for arrival in held[2:6]:
             arrival.begin(200, "Content-Length: 20", then=b"half")
             arrival.close()
-        for arrival in held[6:9]:
+        for arrival in held[6:10]:
             arrival.send(b"no HTTP\r\n\r\n")
     balancer.settled()
     for client in clients:

@@ -368,10 +368,11 @@ class Upstreams:
         self.serve = self.answer
 
     def release(self) -> None:
-        """Answer everything that is held."""
+        """Answer everything that is held, but for what has got a part of its response already."""
         self.serve = self.answer
         for arrival in self.held:
-            self.answer(arrival)
+            if arrival.hold:
+                self.answer(arrival)
 
     @contextmanager
     def passing_checks(self, but: Upstream) -> Iterator[None]:
