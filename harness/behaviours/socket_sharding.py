@@ -41,6 +41,7 @@ SPREAD = 120  # connections
 FALSE_ALARM = 1e-10  # of one bound; eight of them are looked at, so fewer than one in 10^9 runs
 TRIES = 40  # for each worker: by chance none of so many connections comes to it once in 10^17 times
 CROWD = 240  # more than four workers have room for
+JAM = 64  # connections: by chance fewer than 8 of them come to one of two workers once in 10^10 runs
 DEATHS = 8
 LEAK = 3  # descriptors, of any process, that are nobody's proof of a leak
 
@@ -515,9 +516,9 @@ def test_jobs_go_on_side_by_side(service: Service) -> None:
 
 
 def crowded(service: Service) -> list[Request]:
-    """More jobs than both workers have room for: 48, so that each has its 4 but once in 10^9 runs."""
+    """More jobs than both workers have room for: each has its 4, and 4 more wait for it at least."""
     service.crew()
-    busy = [service.get(f"/jobs/job-{number}-{service.word()}") for number in range(48)]
+    busy = [service.get(f"/jobs/job-{number}-{service.word()}") for number in range(JAM)]
     service.until_asked(8, "to ask for 8 jobs, 4 for each worker")
     service.solution.settled()
     return busy
@@ -537,10 +538,10 @@ def test_who_has_no_room_waits_in_the_queue(service: Service) -> None:
         busy = crowded(service)
         asked, queued = len(service.jobs.asked), sum(service.processes.queues().values())
         assert asked == 8, f"two workers have room for 4 each, and {asked} jobs are under way"
-        assert queued == 40, f"48 clients came, 8 were accepted, and {queued} wait in the queues"
+        assert queued == JAM - 8, f"{JAM} clients came, 8 were accepted, and {queued} wait in the queues"
         ended = [each for each in busy if each.connection.ended]
         assert not ended, f"who has to wait is neither refused nor dropped, and {len(ended)} were"
-    assert len(answers(busy)) == 48, "everybody is answered in the end"
+    assert len(answers(busy)) == JAM, "everybody is answered in the end"
 
 
 @behaviour(
@@ -558,7 +559,7 @@ def test_room_is_given_to_the_next(service: Service) -> None:
             service.solution.settled()
             more = len(service.jobs.asked) - before
             assert more == number, f"{number} connections ended, and {more} others were accepted"
-    assert len(answers(busy)) == 48, "everybody is answered in the end"
+    assert len(answers(busy)) == JAM, "everybody is answered in the end"
 
 
 @behaviour(
@@ -786,8 +787,8 @@ def test_a_reload_loses_no_queue(service: Service) -> None:
         service.until_asked(16, "to serve more of those who wait, since the new workers have room")
         service.solution.settled()
         lost = sum(each.connection.ended for each in busy)
-        assert not lost, f"40 clients waited in queues when SIGHUP came, and {lost} of 48 were reset"
-    assert len(answers(busy)) == 48, "everybody is answered in the end"
+        assert not lost, f"{JAM - 8} clients waited in queues when SIGHUP came, and {lost} of {JAM} were reset"
+    assert len(answers(busy)) == JAM, "everybody is answered in the end"
     assert service.ask().release == release, "and then by the new release"
 
 
@@ -934,8 +935,8 @@ def test_sigterm_serves_the_queue(service: Service) -> None:
         service.solution.terminate()
         service.solution.settled()
         lost = sum(each.connection.ended for each in busy)
-        assert not lost, f"40 clients waited in queues when SIGTERM came, and {lost} of 48 were reset"
-    assert len(answers(busy)) == 48, "everybody is answered in the end"
+        assert not lost, f"{JAM - 8} clients waited in queues when SIGTERM came, and {lost} of {JAM} were reset"
+    assert len(answers(busy)) == JAM, "everybody is answered in the end"
     status = service.solution.until_exit("to exit once nothing is under way")
     assert status in STOPPED, f"it ends with status 0, or by the signal, and not with {status}"
     service.until_gone()
