@@ -806,8 +806,8 @@ def test_an_old_worker_is_not_waited_for_forever(service: Service) -> None:
         service.within(1000 + service.setting("SHUTDOWN_MS"), lambda: service.processes.reaped(old[0]), owed)
         service.solution.until(lambda: busy.request.connection.ended, "the end of its connections", "client")
         assert not busy.request.complete, "its job is not done, so nothing is answered"
+        service.reloaded(*old)
         assert service.ask().release == release, "the new workers serve"
-    service.reloaded(*old)
 
 
 @behaviour(stage=4, points=4, hidden=True, source=brief("R3", "no release"), needs="sighup_brings_the_next_release")
