@@ -32,6 +32,7 @@ PEERS = [Jobs]
 SMALL = {"WORKERS": 2, "WORKER_CONNECTIONS": 4}
 HASTY = {"WORKERS": 2, "SHUTDOWN_MS": 100}
 REQUEST_MS = 100
+TOO_LATE = 408  # what a client may be told before it is disconnected
 STUCK_MS = 250  # on a slow machine it becomes more
 TIMED = {"WORKERS": 2, "REQUEST_MS": REQUEST_MS}
 WATCHED = {"WORKERS": 2, "STUCK_MS": STUCK_MS}
@@ -455,7 +456,7 @@ def served_in_time(service: Service) -> bool:
             quick = service.get()
             waiting.until_flushed(service.solution)
         service.until_answered([quick])
-        if quick.complete:
+        if quick.complete and quick.response().status != TOO_LATE:
             return told(quick).worker in range(service.size)
     return False
 
