@@ -822,7 +822,7 @@ def test_an_old_worker_is_not_waited_for_forever(service: Service) -> None:
     "On an error print it, and go back to the loop.",
 )
 def test_a_bad_release_changes_nothing(service: Service) -> None:
-    """A SIGHUP while the file is missing, empty or holds no release changes nothing; the next good one counts."""
+    """A SIGHUP while the file is missing, or holds no release, changes nothing; the next good one counts."""
     workers, before = service.crew(), service.ask().release
     for bad in ("", "two words", "x" * 65):
         if bad:
