@@ -656,6 +656,7 @@ def test_a_death_harms_nobody_else(service: Service) -> None:
             lambda: lost.request.connection.ended, "to end the connections of a dead worker", "client"
         )
         service.until_replaced(victim, owed="a worker in the place of the one that was killed")
+        service.solution.settled()
         assert not kept.request.connection.ended, "the clients of other workers stay"
     answer = told(kept.request)
     assert (answer.pid, answer.result) == (service.processes.inner(other), result(kept.job)), "and are answered"
@@ -766,6 +767,7 @@ def test_old_workers_finish(service: Service) -> None:
         assert releases == {release}, (
             f"new clients get {release} while old workers are busy, and got {sorted(releases)}"
         )
+        service.solution.settled()
         cut = sum(each.request.connection.ended for each in busy)
         assert not cut, f"old workers finish what they have, and cut off {cut} of 2 clients"
     for worker, each in zip(old[:2], busy, strict=True):
