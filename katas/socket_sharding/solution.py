@@ -18,7 +18,7 @@ BACKLOG = int(os.environ.get("BACKLOG", 200))
 WORKER_CONNECTIONS = int(os.environ.get("WORKER_CONNECTIONS", 50))
 REQUEST = int(os.environ.get("REQUEST_MS", 60_000)) / 1000
 STUCK = int(os.environ.get("STUCK_MS", 60_000)) / 1000
-SHUTDOWN = int(os.environ.get("SHUTDOWN_MS", 5000)) / 1000
+SHUTDOWN = int(os.environ.get("SHUTDOWN_MS", 60_000)) / 1000
 UPSTREAM = os.environ.get("UPSTREAM_URL", "")
 RELEASE_FILE = Path(os.environ.get("RELEASE_FILE", "release"))
 
