@@ -1146,17 +1146,19 @@ def test_endless_answers_given_up(poller: Poller) -> None:
 @behaviour(stage=4, points=3, source=brief("R7", "timeout_ms"), needs="polls_never_overlap")
 def test_hanging_answers_given_up(poller: Poller) -> None:
     """An answer that does not come, or stops in the middle, is given up after timeout_ms, closed, and a failure."""
-    feeds, patient = poller.feeds(3, timeout=TIMEOUT), poller.feed()
+    feeds, patient = poller.feeds(3, timeout=TIMEOUT, interval=HOUR), poller.feed()
     polls, held = [feed.next() for feed in feeds], patient.next()
     polls[1].send(b"HTTP/1.1 200 OK\r\nContent-Le")
     polls[2].begin(200, "Content-Length: 100", 'ETag: "half"')
     polls[2].send(b"half")
-    for poll, told in zip(polls, ("no answer", "half a head", "half a body"), strict=True):
-        poller.solution.until(lambda: poll.gone, f"an end of the poll, after {told}", "server")  # noqa: B023
-    for feed in feeds:
-        poll = feed.next("a poll after the back-off")
+    stages = ("no answer", "half a head", "half a body")
+    for feed, told in zip(feeds, stages, strict=True):
+        again = feed.next(f"another poll: {told} is given up after {TIMEOUT} ms")
         feed.shows(status="failing", version=0)
-        assert not poll.conditions, f"nothing complete has come yet, and came {poll.conditions}"
+        assert not again.conditions, f"nothing complete has come yet, and came {again.conditions}"
+        again.answer(200, b"here")
+    for poll, told in zip(polls, stages, strict=True):
+        poller.solution.until(lambda: poll.gone, f"an end of the connection with {told}", "server")  # noqa: B023
     assert not held.gone, "a feed that gives its server an hour is not impatient"
     held.answer(200, b"at last")
     patient.next()
