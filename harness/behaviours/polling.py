@@ -527,7 +527,7 @@ def test_retry_after_dates(poller: Poller) -> None:
     first, owed = [feed.next() for feed in feeds], []
     for poll, form in zip(first, FORMS, strict=True):
         now = waiting.unix_time()
-        date = int(now) + 8
+        date = int(now) + 12
         owed.append((date - now - 1) * SECOND)  # of its whole seconds one is forgiven
         told = time.strftime(form, time.gmtime(date))
         poll.answer(503, b"", f"Date: {time.strftime(FORMS[0], time.gmtime(now))}", f"Retry-After: {told}")
