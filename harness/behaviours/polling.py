@@ -128,13 +128,17 @@ class Poller:
         return self.begin([(self.word(), place) for place in places], settings)
 
     def begin(self, wanted: Sequence[tuple[str, Place]], settings: dict[str, int]) -> list[Feed]:
-        durations = {"interval": QUICK, "backoff_base": QUICK, "backoff_cap": QUICK, "timeout": HOUR} | settings
-        members = {f"{name}_ms": value for name, value in durations.items()}
-        requests = [self.put(name, {"url": place.url, **members}) for name, place in wanted]
-        for request in requests:
-            reply = request.response()
-            assert reply.status == 201, f"a valid feed is 201, and came {reply}"
+        self.granted([self.wish(name, place, settings) for name, place in wanted])
         return [Feed(self, name, place) for name, place in wanted]
+
+    def wish(self, name: str, place: Place, settings: dict[str, int]) -> Request:
+        durations = {"interval": QUICK, "backoff_base": QUICK, "backoff_cap": QUICK, "timeout": HOUR} | settings
+        return self.put(name, {"url": place.url, **{f"{name}_ms": value for name, value in durations.items()}})
+
+    def granted(self, wishes: Sequence[Request]) -> None:
+        for wish in wishes:
+            reply = wish.response()
+            assert reply.status == 201, f"a valid feed is 201, and came {reply}"
 
     def later(self, milliseconds: int) -> None:
         """So much time has gone by for the solution: a companion's timer has run out, and shorter ones before it."""
@@ -328,9 +332,9 @@ def test_deleted_feed_rests(poller: Poller) -> None:
     poller.solution.leave_tripwire(lambda: bool(late()), "a deleted feed was polled after all was over")
 
 
-@behaviour(stage=1, source=brief("The surface", "400"), needs="first_poll_at_once")
+@behaviour(stage=1, source=brief("The surface", "400, 409"), needs="first_poll_at_once")
 def test_bad_feeds_refused(poller: Poller) -> None:
-    """Bad bodies, URLs and durations are 400 and start nothing; a good one beside them is polled."""
+    """Bad bodies, URLs and durations are 400, a name that is taken is 409, and neither starts or changes anything."""
     place = poller.place()
     url = place.url
     bad: list[object] = [
@@ -350,27 +354,20 @@ def test_bad_feeds_refused(poller: Poller) -> None:
         reply = poller.ask("PUT", f"/feeds/{wrong}", json.dumps({"url": url}).encode()).response()
         assert 400 <= reply.status < 500, f"{wrong} is no name: 4xx is owed, and came {reply}"
     assert not place.polls, "nobody asked for this place to be polled"
-    poller.feed(place, name=name[:1] * 64, interval=1).next().answer(200, b"good")
-    place.next()
+    feed, elsewhere = poller.feed(place, name=name[:1] * 64), poller.place()
+    poll = feed.next("the first poll of a feed that is good")
+    for other in (place, elsewhere):
+        reply = poller.put(feed.name, {"url": other.url, "interval_ms": QUICK}).response()
+        assert reply.status == 409, f"there is such a feed: 409 is owed, and came {reply}"
+    poller.later(4 * QUICK)
+    assert len(place.polls) == 1, "the first poll is not answered yet, and there is a second one"
+    assert not elsewhere.polls, "the feed is polled where it was, and not at the URL that was refused"
+    poll.answer(200, b"good")
+    feed.next()
+    feed.shows(url=place.url, version=1)
 
 
 # -- stage 2: edges -------------------------------------------------------------------------------------------------
-
-
-@behaviour(stage=2, source=brief("The surface", "409"), needs="first_poll_at_once")
-def test_second_put_is_409(poller: Poller) -> None:
-    """A name that is taken is 409, and its feed goes on as it was, with one poll at a time."""
-    feed, elsewhere = poller.feed(), poller.place()
-    poll = feed.next()
-    for url in (feed.place.url, elsewhere.url):
-        reply = poller.put(feed.name, {"url": url, "interval_ms": QUICK}).response()
-        assert reply.status == 409, f"there is such a feed: 409 is owed, and came {reply}"
-    poller.later(4 * QUICK)
-    assert len(feed.place.polls) == 1, "the first poll is not answered yet, and there is a second one"
-    assert not elsewhere.polls, "the feed is polled where it was, and not at the URL that was refused"
-    poll.answer(200, poller.text())
-    feed.next()
-    feed.shows(url=feed.place.url, version=1)
 
 
 @behaviour(stage=2, hidden=True, source=rfc(9110, "13.1.3", "If-Modified-Since"), needs="etag_comes_back")
@@ -401,8 +398,12 @@ def test_last_modified_comes_back(poller: Poller) -> None:
     "A validator that describes an older document asks for a 304 about something that you no longer have.",
     "Keep document, ETag and Last-Modified in one object, and replace it as a whole.",
 )
-def test_old_validators_forgotten(poller: Poller) -> None:
-    """A new document without validators takes the old ones with it, each of the two for itself."""
+@incident(
+    "Newsboat went on with an old ETag although each 304 told it the current one, until every request was as good as "
+    "unconditional (newsboat/newsboat#3279)."
+)
+def test_validators_kept_current(poller: Poller) -> None:
+    """A new document takes both old validators with it; one that comes with a 304 takes the place of the old one."""
     feed = poller.feed()
     steps = [
         (['ETag: "a"', MODIFIED], {"if-none-match"}),
@@ -418,25 +419,14 @@ def test_old_validators_forgotten(poller: Poller) -> None:
         assert came == owed or (len(fields) == 2 and came == {"if-none-match", "if-modified-since"}), (
             f"the newest document came with {fields or 'no validators'}, and the next poll with {poll.conditions}"
         )
-        poll.answer(200, poller.text(), 'ETag: "between"', MODIFIED)
-
-
-@behaviour(stage=2, hidden=True, source=rfc(9111, "4.3.4", "Freshening Stored Responses"), needs="not_modified_keeps")
-@incident(
-    "Newsboat went on with an old ETag although each 304 told it the current one, until every request was as good as "
-    "unconditional (newsboat/newsboat#3279)."
-)
-def test_304_renews_validator(poller: Poller) -> None:
-    """A validator that comes with a 304 replaces the one that was remembered."""
-    body, feed = poller.text(), poller.feed()
-    two_rounds(feed, body, 'ETag: "old"', MODIFIED).answer(304, b"", 'ETag: "new"')
+        poll.answer(200, body := poller.text(), 'ETag: "between"', MODIFIED)
     poll = feed.next()
-    tag = poll.conditions.get("if-none-match")
-    assert tag == '"new"', f'the 304 said that the document is now called "new", and came {tag}'
-    poll.answer(304)
-    tag = feed.next().conditions.get("if-none-match")
-    assert tag == '"new"', f'a 304 without an ETag changes nothing, "new" is owed, and came {tag}'
-    feed.shows(version=1)
+    for fields, told in ((['ETag: "new"'], "called so by the 304"), ([], "called so still: a 304 without an ETag")):
+        poll.answer(304, b"", *fields)
+        poll = feed.next()
+        tag = poll.conditions.get("if-none-match")
+        assert tag == '"new"', f'the document is "new", {told}, and came {tag}'
+    feed.shows(version=2 * len(steps))
     assert feed.document() == body, "the document is the same, and another one is served"
 
 
@@ -510,7 +500,7 @@ def test_gone_is_final(poller: Poller) -> None:
 )
 def test_retry_after_seconds(poller: Poller) -> None:
     """After 429 and 503 with Retry-After in seconds the next poll is not earlier than that, and comes."""
-    asked = [(429, 6), (503, 6), (429, 4), (503, 1)]
+    asked = [(429, 10), (503, 10), (429, 8), (503, 1)]
     feeds = poller.feeds(len(asked), backoff_base=1, backoff_cap=1)
     first = [feed.next() for feed in feeds]
     for poll, (status, seconds) in zip(first, asked, strict=True):
@@ -537,7 +527,7 @@ def test_retry_after_dates(poller: Poller) -> None:
     first, owed = [feed.next() for feed in feeds], []
     for poll, form in zip(first, FORMS, strict=True):
         now = waiting.unix_time()
-        date = int(now) + 8
+        date = int(now) + 12
         owed.append((date - now - 1) * SECOND)  # of its whole seconds one is forgiven
         told = time.strftime(form, time.gmtime(date))
         poll.answer(503, b"", f"Date: {time.strftime(FORMS[0], time.gmtime(now))}", f"Retry-After: {told}")
@@ -561,13 +551,13 @@ def test_retry_after_never_hurries(poller: Poller) -> None:
     past = [time.strftime(form, time.gmtime(784_111_777)) for form in FORMS]
     nonsense = ["soon", "-1", "+9000", "9_000", "9000 s", "9e3", "", "0x9000", "2099-01-01T00:00:00Z", "Thu, 99 Foo"]
     values = ["0", "00", *past, *nonsense]
-    feeds = poller.feeds(len(values), backoff_base=80, backoff_cap=80)
+    feeds = poller.feeds(len(values), backoff_base=120, backoff_cap=120)
     first = [feed.next() for feed in feeds]
     for number, (poll, value) in enumerate(zip(first, values, strict=True)):
         poll.answer(429 if number % 2 else 503, b"", f"Retry-After: {value}")
     for feed, poll, value in zip(feeds, first, values, strict=True):
         again = feed.next(f"a poll after the back-off; Retry-After: {value!r} asks for no more")
-        not_early(poll, again, 40, f"the back-off, after Retry-After: {value!r}")
+        not_early(poll, again, 60, f"the back-off, after Retry-After: {value!r}")
 
 
 @behaviour(stage=2, hidden=True, points=3, source=RETRY_AFTER, needs="retry_after_seconds")
@@ -618,7 +608,7 @@ def test_temporary_redirects_followed(poller: Poller) -> None:
     "subscriptions (ViennaRSS/vienna-rss#1546)."
 )
 def test_permanent_redirects_move(poller: Poller) -> None:
-    """301 and 308 move the feed, once a poll has succeeded there; a failure moves nothing."""
+    """Once a poll has succeeded, the feed moves as far as an unbroken row of 301 and 308 has led, and not further."""
     for status in (301, 308):
         feed, target = poller.feed(), poller.place()
         feed.next().redirect(status, target.url)
@@ -629,11 +619,6 @@ def test_permanent_redirects_move(poller: Poller) -> None:
         target.next("the next poll, at the new URL")
         assert len(feed.place.polls) == 2, "the feed has moved, and its old URL is polled again"
         feed.shows(url=target.url, status="ok")
-
-
-@behaviour(stage=2, hidden=True, points=3, source=brief("R6", "an unbroken row"), needs="permanent_redirects_move")
-def test_mixed_redirects(poller: Poller) -> None:
-    """Behind a temporary redirect a permanent one moves nothing; before it, it moves the feed so far and no further."""
     rows: list[tuple[list[int], int]] = [([302, 301], 0), ([301, 307], 1), ([308, 301], 2), ([301, 302, 308], 1)]
     for statuses, moved in rows:
         places = [poller.place() for _ in range(len(statuses) + 1)]
@@ -641,11 +626,13 @@ def test_mixed_redirects(poller: Poller) -> None:
         for at, (status, target) in enumerate(zip(statuses, places[1:], strict=True)):
             places[at].next().redirect(status, target.url)
         places[-1].next().answer(200, poller.text())
-        places[moved].next(f"the next poll after {statuses}, at URL number {moved} of that row")
+        places[moved].next(f"the next poll after redirects with {statuses}, at the URL that {moved} of them led to")
         feed.shows(url=places[moved].url)
 
 
-@behaviour(stage=2, hidden=True, source=rfc(3986, "5.4", "Reference Resolution Examples"), needs="mixed_redirects")
+@behaviour(
+    stage=2, hidden=True, source=rfc(3986, "5.4", "Reference Resolution Examples"), needs="temporary_redirects_followed"
+)
 def test_relative_locations(poller: Poller, servers: DocumentServer) -> None:
     """A Location may be relative in every way, has a fragment that is not sent, or leads to another server."""
     word = poller.word()
@@ -672,7 +659,9 @@ def test_relative_locations(poller: Poller, servers: DocumentServer) -> None:
     feed.shows(version=len(wanted), url=feed.place.url)
 
 
-@behaviour(stage=2, hidden=True, points=3, source=rfc(9110, "15.4", "Redirection 3xx"), needs="mixed_redirects")
+@behaviour(
+    stage=2, hidden=True, points=3, source=rfc(9110, "15.4", "Redirection 3xx"), needs="temporary_redirects_followed"
+)
 def test_redirects_end(poller: Poller) -> None:
     """Five redirects are followed and no sixth, also in a circle; a poll that goes too far has failed."""
     settings = {"backoff_base": HOUR, "backoff_cap": HOUR}
@@ -704,25 +693,30 @@ def _redirecting(url: str) -> Callable[[Poll], None]:
 )
 @hints(
     "Which exceptions does your URL parser raise, and who catches them?",
-    "A port of 99999, a bracket without its twin and a scheme that nobody speaks come from strangers.",
-    "Resolve and check the target inside the same try as the request.",
+    "A port of 99999, a bracket without its twin, a label of 64 characters: in Python they are no OSErrors.",
+    "Resolve and check the target inside the same try as the request, and catch more than OSError there.",
+)
+@incident(
+    "A redirect to a host with an empty or overlong label ended a whole crawl with a UnicodeError "
+    "(ArchiveTeam/wpull#87); requests had the same crash (psf/requests#4168)."
 )
 def test_bad_locations_fail(poller: Poller) -> None:
-    """A redirect without a target, or to one that can't be polled, is a failure, and the feed goes on."""
+    """A redirect without a target, or to a URL or a host that can't be, is a failure, and the feed goes on."""
     locations = [
-        "ftp://kata.test/x",
-        "mailto:x@kata.test",
-        "http://:80/x",
-        "http://127.0.0.1:99999/",
-        "http://[::1",
-        "file:///x",
+        *("ftp://kata.test/x", "mailto:x@kata.test", "file:///x", "http://:80/x"),
+        *("http://127.0.0.1:99999/", "http://[::1", f"http://{'x' * 64}.invalid/x"),
+        *("http://kata..invalid/x", f"http://{'y' * 300}.invalid/x"),
     ]
+    # What a resolver does to a name that could exist, and how long that takes, is not looked at.
+    lost = {"url": f"http://{poller.word()}.invalid/feed", "backoff_base_ms": HOUR, "backoff_cap_ms": HOUR}
+    reply = poller.put(poller.word(), lost).response()
+    assert reply.status == 201, f"a feed whose host does not exist is a feed: 201 is owed, and came {reply}"
     feeds = poller.feeds(len(locations) + 1)
     for feed, location in zip(feeds, locations, strict=False):
         feed.next().redirect(302, location)
     feeds[-1].next().answer(301, b"there")
     for feed, location in zip(feeds, [*locations, "none"], strict=True):
-        poll = feed.next(f"a poll after the back-off; the redirect before had the Location {location}")
+        poll = feed.next(f"a poll after the back-off; the redirect before had the Location {location[:40]}")
         feed.shows(status="failing", failures=1, url=feed.place.url)
         poll.answer(200, poller.text())
     for feed in feeds:
@@ -730,7 +724,9 @@ def test_bad_locations_fail(poller: Poller) -> None:
         feed.shows(status="ok", version=1)
 
 
-@behaviour(stage=2, hidden=True, points=3, source=rfc(9110, "15.4", "Redirection 3xx"), needs="mixed_redirects")
+@behaviour(
+    stage=2, hidden=True, points=3, source=rfc(9110, "15.4", "Redirection 3xx"), needs="permanent_redirects_move"
+)
 @hints(
     "Whose ETag is it after a redirect?",
     'Two URLs may both have a version "1".',
@@ -825,10 +821,9 @@ def test_polls_never_overlap(poller: Poller) -> None:
 
 @behaviour(stage=3, points=5, source=brief("R1", "feeds don't wait for each other"), needs="polls_never_overlap")
 def test_slow_servers_hold_up_nobody(poller: Poller) -> None:
-    """While twenty servers don't answer, others are polled on time, and the surface answers."""
-    slow = poller.feeds(20)
-    for feed in slow:
-        feed.next("the first poll of each feed, while others are not answered")
+    """While forty servers don't answer, another one is polled and the surface answers; then each feed gets its own."""
+    slow = poller.feeds(40)
+    polls = [feed.next("its first poll, while all the others are not answered") for feed in slow]
     quick = poller.feed()
     poll = quick.next("the first poll of a feed whose server answers")
     for number in (2, 3, 4):
@@ -839,7 +834,12 @@ def test_slow_servers_hold_up_nobody(poller: Poller) -> None:
     assert poller.get("/healthz").status == 200, "the surface answers"
     slow[0].shows(status="new", version=0)
     again = {len(feed.place.polls) for feed in slow}
-    assert again == {1}, f"none of the twenty is asked twice, and there were {again}"
+    assert again == {1}, f"none of the forty is asked twice, and there were {again}"
+    for number, poll in enumerate(polls):
+        poll.answer(200, b"document %d" % number)
+    poller.solution.settled()
+    for number in range(0, 40, 9):
+        assert slow[number].document() == b"document %d" % number, "each feed has its own document"
 
 
 @behaviour(stage=3, hidden=True, points=5, source=brief("The surface", "DELETE"), needs="deleted_feed_rests")
@@ -866,25 +866,6 @@ def test_deleted_in_mid_poll(poller: Poller) -> None:
         poll.answer(200, b"new")
         feed.next()
         assert feed.document() == b"new", "the new feed's document is owed"
-
-
-@behaviour(stage=3, hidden=True, points=3, source=brief("R3", "a complete 200"), needs="change_replaces")
-def test_document_replaced_as_a_whole(poller: Poller) -> None:
-    """While a new document is coming in, the old one is served, whole; then the new one."""
-    old, new = b"o" * 5000, b"n" * 7000
-    for framing in (LENGTH, CHUNKS):
-        feed = poller.feed()
-        poll = two_rounds(feed, old)
-        whole = new if framing == LENGTH else b"".join(chunks(new)) + b"0\r\n\r\n"
-        poll.begin(200, f"Content-Length: {len(new)}" if framing == LENGTH else "Transfer-Encoding: chunked")
-        poll.send(whole[:3000])
-        poller.solution.settled()
-        assert feed.document() == old, "half of the new document is there: the old one is owed"
-        feed.shows(version=1)
-        poll.send(whole[3000:])
-        poll.complete()
-        feed.next()
-        assert feed.document() == new, "the new document is complete, and owed"
 
 
 FAILURES: list[Callable[[Poll], None]] = [
@@ -919,25 +900,14 @@ def test_backoff_grows(poller: Poller) -> None:
 
 
 @behaviour(stage=3, hidden=True, points=3, source=BACKOFF, needs="failures_keep_document")
-def test_backoff_capped(poller: Poller) -> None:
-    """The wait never grows beyond backoff_cap_ms: a server that is back is found again."""
-    feed = poller.feed(backoff_base=HOUR, backoff_cap=QUICK)
-    for number in range(1, 6):
-        feed.next(f"a poll after {number - 1} failures; the cap is {QUICK} ms").answer(500)
-    feed.next("a poll after 5 failures").answer(200, b"back")
-    feed.next()
-    feed.shows(status="ok", failures=0)
-
-
-@behaviour(stage=3, hidden=True, points=3, source=BACKOFF, needs="failures_keep_document")
-def test_success_resets_backoff(poller: Poller) -> None:
-    """A 200 or a 304 begins the count of failures again, and its next wait is the interval."""
-    feed = poller.feed(interval=SOON, backoff_base=1, backoff_cap=1)
+def test_backoff_ends(poller: Poller) -> None:
+    """The wait never grows beyond backoff_cap_ms, and a 200 or a 304 begins the count of failures again."""
+    feed = poller.feed(interval=SOON, backoff_base=HOUR, backoff_cap=QUICK)
     poll = two_rounds(feed, b"x", 'ETag: "x"')
     for status in (304, 200):
-        for number in (1, 2):
+        for number in (1, 2, 3):
             poll.answer(500)
-            poll = feed.next()
+            poll = feed.next(f"a poll after {number} failures; the cap is {QUICK} ms")
             feed.shows(status="failing", failures=number)
         poll.answer(status, b"x", 'ETag: "x"')
         after = feed.next()
@@ -953,20 +923,23 @@ def test_success_resets_backoff(poller: Poller) -> None:
 # into much the same order, CHANCE each. That is 4.1e-10 in a run, and less, since it has to happen at all three scales:
 # a slow machine makes waits look longer, so nothing is called broken before the widest one, where a quarter of the
 # range is 125 ms and more. Each answer leaves alone, as its poll comes, so that none waits for forty others.
-CHANCE = 1e-10
-SCALES = (80, 320, 1000)  # ms
+#
+# The delays of a slow machine are dice too, and may hide that there are no others where waits are short. So before the
+# widest scale two orders must not even be alike to a degree that is RARE; if they are, the next scale decides.
+CHANCE, RARE = 1e-10, 1e-2
+SCALES = [(80, RARE), (320, RARE), (1000, CHANCE)]  # ms, and how improbable an order may be there
 
 
 @lru_cache
-def fewest_inversions(number: int) -> int:
-    """A random order of so many has so few pairs out of order, or fewer, with a probability below CHANCE."""
+def fewest_inversions(number: int, chance: float) -> int:
+    """A random order of so many has so few pairs out of order, or fewer, with a probability below `chance`."""
     ways = [1]  # of orders, by their number of inversions (Mahonian numbers)
     for size in range(2, number + 1):
         up_to = list(accumulate(ways, initial=0))
         last = len(ways)
         ways = [up_to[min(total + 1, last)] - up_to[max(0, total + 1 - size)] for total in range(last + size - 1)]
     seen = list(accumulate(ways))
-    return bisect_left(seen, CHANCE * seen[-1]) - 1
+    return bisect_left(seen, chance * seen[-1]) - 1
 
 
 def inversions(ranks: Sequence[float], others: Sequence[float]) -> int:
@@ -983,11 +956,12 @@ def throws(poller: Poller, number: int, base: int, rounds: int) -> list[list[flo
             poll.answer(500)
 
     places = [poller.place() for _ in range(number)]
-    firsts = []
+    wishes, firsts = [], []
     for place in places:
         place.always = fail
-        poller.at(place, backoff_base=base, backoff_cap=HOUR)
-        firsts.append(place.next())
+        wishes.append(poller.wish(poller.word(), place, {"backoff_base": base, "backoff_cap": HOUR}))
+        firsts.append(place.next())  # one after the other: dice with a seed fall in the order of the failures
+    poller.granted(wishes)
     seen: list[list[float]] = [[] for _ in range(rounds)]
     for place, first in zip(places, firsts, strict=True):
         polls = [first, *(place.next() for _ in range(rounds))]
@@ -1011,7 +985,7 @@ def throws(poller: Poller, number: int, base: int, rounds: int) -> list[list[flo
 def test_waits_are_random(poller: Poller) -> None:
     """The waits of forty feeds are spread over the whole range, each time otherwise."""
     number = 40
-    for scale in SCALES:
+    for scale, chance in SCALES:
         first, second = throws(poller, number, scale, 2)
         waits = first + second
         wrong = [
@@ -1020,7 +994,7 @@ def test_waits_are_random(poller: Poller) -> None:
             (min(waits) >= 0.625, f"{2 * number} waits, and none is in the lowest quarter of the range"),
             (max(waits) < 0.875, f"{2 * number} waits, and none is in the highest quarter of the range"),
             (
-                inversions(first, second) <= fewest_inversions(number),
+                inversions(first, second) <= fewest_inversions(number, chance),
                 f"{number} feeds, and those that wait long after one failure do so after the next",
             ),
         ]
@@ -1038,12 +1012,12 @@ def test_waits_are_random(poller: Poller) -> None:
 )
 def test_processes_draw_apart(poller: Poller) -> None:
     """Two processes of the program throw different dice: a fleet that fails together does not come back together."""
-    number = 50
-    for scale in (3 * scale // 2 for scale in SCALES):
-        (first,) = throws(poller, number, scale, 1)
+    number = 30
+    for scale, chance in SCALES:
+        (first,) = throws(poller, number, 3 * scale // 2, 1)
         poller.solution.restart()
-        (second,) = throws(poller, number, scale, 1)
-        if inversions(first, second) > fewest_inversions(number):
+        (second,) = throws(poller, number, 3 * scale // 2, 1)
+        if inversions(first, second) > fewest_inversions(number, chance):
             return
         poller.solution.restart()
     raise AssertionError("in both processes the same feeds wait long: their dice have the same seed")
@@ -1065,7 +1039,7 @@ def test_processes_draw_apart(poller: Poller) -> None:
     "(psf/requests#4956). With the ETag stored, the next answer is 304, and the torn document stays for ever."
 )
 def test_torn_documents_refused(poller: Poller) -> None:
-    """A body that breaks off is no document, and its validator is not used: the old one is asked for again."""
+    """A body that is not complete, or never will be, is no document: the old one stays, and so does its validator."""
     head, body = ('ETag: "torn"', MODIFIED), b"n" * 4000
     long, chunked = f"Content-Length: {len(body)}", "Transfer-Encoding: chunked"
     pieces = b"".join(chunks(body))
@@ -1084,6 +1058,7 @@ def test_torn_documents_refused(poller: Poller) -> None:
         poll.send(sent)
         waiting.until_flushed(poller.solution)
         poller.solution.settled()
+        assert feed.document() == b"old", "a part of the new document is there: the old one is owed"
         end(poll)
     for feed, told in zip(feeds, tears, strict=True):
         poll = feed.next(f"a poll after {told}")
@@ -1146,17 +1121,16 @@ def test_endless_answers_given_up(poller: Poller) -> None:
 @behaviour(stage=4, points=3, source=brief("R7", "timeout_ms"), needs="polls_never_overlap")
 def test_hanging_answers_given_up(poller: Poller) -> None:
     """An answer that does not come, or stops in the middle, is given up after timeout_ms, closed, and a failure."""
-    feeds, patient = poller.feeds(3, timeout=TIMEOUT), poller.feed()
+    feeds, patient = poller.feeds(3, timeout=TIMEOUT, backoff_base=HOUR, backoff_cap=HOUR), poller.feed()
     polls, held = [feed.next() for feed in feeds], patient.next()
     polls[1].send(b"HTTP/1.1 200 OK\r\nContent-Le")
     polls[2].begin(200, "Content-Length: 100", 'ETag: "half"')
     polls[2].send(b"half")
-    for poll, told in zip(polls, ("no answer", "half a head", "half a body"), strict=True):
+    for feed, poll, told in zip(feeds, polls, ("no answer", "half a head", "half a body"), strict=True):
         poller.solution.until(lambda: poll.gone, f"an end of the poll, after {told}", "server")  # noqa: B023
-    for feed in feeds:
-        poll = feed.next("a poll after the back-off")
-        feed.shows(status="failing", version=0)
-        assert not poll.conditions, f"nothing complete has come yet, and came {poll.conditions}"
+        feed.becomes("failing")
+        feed.shows(failures=1, version=0)
+        assert feed.document() is None, f"nothing complete has come, but {told}, and a document is served"
     assert not held.gone, "a feed that gives its server an hour is not impatient"
     held.answer(200, b"at last")
     patient.next()
@@ -1212,6 +1186,11 @@ def _last_words(data: bytes) -> Callable[[Poll], None]:
 
 
 @behaviour(stage=4, points=3, source=brief("R5, R8", "no connection, no HTTP"), needs="failures_keep_document")
+@hints(
+    "What does your HTTP library make of a head that ends in the middle?",
+    "Python's http.client, and so urllib3 and requests, takes an end for the empty line that ends a head.",
+    "On top of these, refuse a head whose last line has no line end; or one whose `msg.defects` is not empty.",
+)
 @incident(
     "Put in this kata's place, http.client of Python takes a head that breaks off for a complete one, and the nothing "
     "behind it for the new document."
@@ -1237,36 +1216,6 @@ def test_dead_servers_survived(poller: Poller, servers: DocumentServer) -> None:
         poll.answer(200, b"back")
         feed.next()
         feed.shows(status="ok", failures=0, version=1)
-
-
-@behaviour(stage=4, hidden=True, points=3, source=brief("R8", "no host name"), needs="bad_locations_fail")
-@hints(
-    "Which exceptions does a name raise that is no name?",
-    "In Python a label of more than 63 characters is a UnicodeError, which is no OSError.",
-    "Catch ValueError beside OSError around the whole poll, or all that is no cancellation.",
-)
-@incident(
-    "A redirect to a host with an empty or overlong label ended a whole crawl with a UnicodeError "
-    "(ArchiveTeam/wpull#87); requests had the same crash (psf/requests#4168)."
-)
-def test_impossible_hosts_survived(poller: Poller) -> None:
-    """Hosts that don't exist, or can't, are failures of their feeds and hold up nobody."""
-    hosts = [f"{'x' * 64}.invalid", "kata..invalid", f"{'y' * 300}.invalid"]
-    feeds, other, lost = poller.feeds(len(hosts)), poller.feed(), poller.word()
-    # What a resolver does to a name that could exist, and how long that takes, is not looked at.
-    reply = poller.put(lost, {"url": f"http://{lost}.invalid/feed", "backoff_base_ms": HOUR, "backoff_cap_ms": HOUR})
-    assert reply.response().status == 201, "a feed whose host does not exist is a feed"
-    for feed, host in zip(feeds, hosts, strict=True):
-        feed.next().redirect(302, f"http://{host}/feed")
-    for _ in range(3):
-        other.next("a poll of a feed whose server is fine").answer(200, b"fine")
-    other.next()
-    for feed, host in zip(feeds, hosts, strict=True):
-        poll = feed.next(f"a poll after the back-off; the redirect before led to {host[:20]}...")
-        feed.shows(status="failing", failures=1)
-        poll.answer(200, b"fine")
-        feed.next()
-        feed.shows(status="ok")
 
 
 @behaviour(stage=4, alone=True, points=5, source=brief("R9", "SIGTERM"), needs="deleted_in_mid_poll")
@@ -1298,32 +1247,21 @@ def test_sigterm_stops(poller: Poller) -> None:
 # -- stage 5: scale -------------------------------------------------------------------------------------------------
 
 
-@behaviour(stage=5, source=brief("R1", "forty at the same time"), needs="slow_servers_hold_up_nobody")
-def test_forty_at_once(poller: Poller) -> None:
-    """Forty feeds have their polls under way at the same time, and each gets its own document."""
-    feeds = poller.feeds(40, interval=HOUR)
-    polls = [feed.next("its first poll, while all the others are not answered") for feed in feeds]
-    for number, poll in enumerate(polls):
-        poll.answer(200, b"document %d" % number)
-    poller.solution.settled()
-    for number in range(0, 40, 9):
-        assert feeds[number].document() == b"document %d" % number, "each feed has its own document"
-
-
 @behaviour(stage=5, hidden=True, source=brief("Scale", "nothing open"), needs="torn_documents_refused")
 def test_nothing_left_open(poller: Poller) -> None:
     """Polls of documents that are torn or too long, and of feeds that are deleted meanwhile, leave no socket open."""
     poller.solution.settled()
     before = poller.solution.sockets()
+    much = b"x" * (2 * LIMIT)  # so that who reads in blocks has one that goes beyond the limit
     feeds = poller.feeds(20, backoff_base=HOUR, backoff_cap=HOUR)
     polls = [feed.next() for feed in feeds]
     for number, poll in enumerate(polls):
         if number % 4 == 0:
-            poll.begin(200, f"Content-Length: {2 * LIMIT}")
-            poll.send(b"x" * (LIMIT + 1))
+            poll.begin(200, f"Content-Length: {4 * LIMIT}")
+            poll.send(much)
         elif number % 4 == 1:
             poll.begin(200, "Transfer-Encoding: chunked")
-            poll.send(b"".join(chunks(b"x" * (LIMIT + 1))))
+            poll.send(b"".join(chunks(much)))
         elif number % 4 == 2:
             poll.begin(200, "Transfer-Encoding: chunked")
             poll.send(b"5\r\nhel")

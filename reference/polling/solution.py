@@ -98,6 +98,7 @@ class Feed:
     async def poll(self) -> None:
         """Ask, follow redirects, and take what comes. Raises when there is nothing to take."""
         url = home = self.url
+        moved_for_good = True
         for _ in range(MAX_REDIRECTS + 1):
             conditions = self.conditions(url)
             async with fetch.get(url, {"User-Agent": "poller/1.0", **conditions}) as response:
@@ -106,7 +107,7 @@ class Feed:
                 location = response.header("location")
             if location is None:
                 raise Failed("a redirect to nowhere")
-            moved_for_good = response.status in PERMANENT and url == home
+            moved_for_good = moved_for_good and response.status in PERMANENT
             url = urldefrag(urljoin(url, location)).url
             home = url if moved_for_good else home
         raise Failed("too many redirects")
