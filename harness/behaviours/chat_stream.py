@@ -1283,7 +1283,7 @@ def until_size(completion: Completion, size: int) -> None:
 
 @behaviour(stage=5, hidden=True, source=brief("Scale", "memory"), needs="slow_reader_pauses_engine")
 def test_long_stream_memory(chat: Chat) -> None:
-    """Memory does not follow the length of a stream."""
+    """A stream may be as long as it likes, and takes no more memory for that."""
     completion, generation = chat.begun("client")
     size = len(HELLO)
     tokens = [chat.big(number) for number in range(ROUND)]

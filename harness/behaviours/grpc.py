@@ -849,7 +849,7 @@ def test_unavailable_is_retried(depot: Depot, carrier: Carrier) -> None:
     assert depot.stock(sku) == 8, "two were reserved, though the carrier was asked five times"
 
 
-@behaviour(stage=4, source=guide("retry", "Retry", "R8"), needs="unavailable_is_retried")
+@behaviour(stage=4, hidden=True, source=guide("retry", "Retry", "R8"), needs="unavailable_is_retried")
 def test_retries_end(depot: Depot, carrier: Carrier) -> None:
     """A carrier that stays UNAVAILABLE is asked three times, the caller is told UNAVAILABLE, and the items are back."""
     sku, name = depot.stocked(10), depot.word()
