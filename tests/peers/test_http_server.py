@@ -171,10 +171,9 @@ def test_waiting_clients_are_hung_up_on(stage, client, server, heard):
 # -- raw bytes ------------------------------------------------------------------------------------------------------
 
 
-def test_who_is_gone_before_it_is_accepted_harms_nobody(stage, server, heard):
+def test_who_is_gone_before_it_is_accepted_harms_nobody(stage, server, heard, raw):
     with socket.create_connection(server.listener.address, PATIENCE) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    raw = Raw(stage, server.listener.address)
     raw.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     stage.until(lambda: heard, "the next request")
 
