@@ -12,11 +12,12 @@ MISTAKE = katas/pubsub --subject=reference:drain_in_fanout
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE # tests start pytest hundreds of times: each would compile everything anew
 
-.PHONY: help demo test attacks bench stories lock clean
+.PHONY: help demo test proofs attacks bench stories lock clean
 
 help:
 	@echo "make demo     see a correct solution hold, and a planted mistake told as a story"
 	@echo "make test     lint, types, and every test of the kit"
+	@echo "make proofs   prove every kata in full: all mistakes, oracles, other solutions (half an hour)"
 	@echo "make attacks  grade hostile submissions at every level of isolation; writes docs/attacks.md (some minutes)"
 	@echo "make bench    time to verdict of every kata, and its wrong verdicts under load (quick settings)"
 	@echo "make stories  draw the golden stories of tests/stories anew, after an intended change"
@@ -42,7 +43,12 @@ test: $(INSTALLED)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(PYTEST) -n 2 -W error -rs
+	$(PYTEST) -n 2 --dist worksteal -W error -rs
+
+proofs: $(INSTALLED)
+	@for kata in $(notdir $(patsubst %/kata.toml,%,$(wildcard katas/*/kata.toml))); do \
+	  $(RUN) harness.commands prove $$kata --only reference,mutants,nulls,oracles,solutions || exit 1; \
+	done
 
 attacks: $(INSTALLED)
 	cd tests && ../$(RUN) attacks
