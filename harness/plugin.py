@@ -72,7 +72,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    interrupt.install()
     pytest.register_assert_rewrite("harness.behaviours")  # for this run: a warm process imports this file only once
     if config.getoption("seed") is None:
         config.option.seed = _seed_of_controller(config) or secrets.randbelow(10**6)
@@ -144,7 +143,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_collection_finish(session: pytest.Session) -> None:
     if not session.config.option.collectonly:
         _prepare(session.config, session.items[:1])  # alone: it is waited for at once
-    gc.freeze()  # what is here now stays: without this the collector walks through it again and again, 5 % of a run
+    if any(map(behaviour_of, session.items)):  # other people's tests are none of our business
+        interrupt.install()
+        gc.freeze()  # what is here now stays; else the collector walks through it again and again, 5 % of a run
 
 
 def _prepare(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
