@@ -72,6 +72,9 @@ class Feed:
         deadline = waiting.now() + PATIENCE
         while (state := self.state()).get("status") != status and waiting.now() < deadline:
             waiting.elapse(self.poller.solution, 5)
+        if state.get("status") != status:  # on a busy machine it may have had little of that time
+            self.poller.solution.settled()
+            state = self.state()
         assert state.get("status") == status, f"the status {status} is owed, and came {state}"
 
     def document(self) -> bytes | None:
@@ -1163,6 +1166,7 @@ def test_dripping_answers_given_up(poller: Poller) -> None:
         head.send(b"x")
         waiting.elapse(poller.solution, 5)
         hop = _next_hop(chain, hop, whole / 2)
+    poller.solution.settled()  # on a busy machine it may have had little of that time
     assert body.gone, "a body that drips in has timeout_ms as a whole"
     assert head.gone, "a head that drips in has timeout_ms as a whole"
     assert not chain[-1].polls, f"{REDIRECTS} redirects, {whole / 2:.0f} ms each, are too long, and all were followed"
