@@ -704,7 +704,11 @@ def test_leaver_takes_nobody_along(bot: Bot) -> None:
 
 
 @behaviour(
-    stage=3, hidden=True, points=5, source=brief("Ingest", "ids follow the order of keeping"), needs="offset_confirms"
+    stage=3,
+    hidden=True,
+    points=5,
+    source=brief("Ingest", "ids follow the order of keeping"),
+    needs=("offset_confirms", "waits_for_an_update"),
 )
 @hints(
     "When does an update get its id, and when can a bot see it?",

@@ -108,7 +108,7 @@ class Request:
         self._http.send(h11.EndOfMessage())
         label = described(method, target, headers, body)
         if missing:
-            label += f" (its last {missing} bytes are not sent)"
+            label += f" (its last {missing} bytes are not sent)" if missing > 1 else " (its last byte is not sent)"
         self._record(self.party, self._peer, label, data)
         self.connection.send(data)
 
