@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _list(track: Track, own: dict[str, Kata]) -> None:
     shown = katas.catalogue() | own
-    here = [shown[step.kata] for step in track.steps if step.kata in shown]
+    here = existing(track, shown)
     done = sum(is_done(kata, own) for kata in here)
     told = [f"{done} of {len(here)} katas done, {hours(here)}"] if here else []
     if coming := len(track.steps) - len(here):
@@ -46,6 +46,11 @@ def _list(track: Track, own: dict[str, Kata]) -> None:
     print(textwrap.fill(track.summary, WIDTH, initial_indent="   ", subsequent_indent="   "))
     names = " > ".join(step.kata if step.kata in shown else f"({step.kata})" for step in track.steps)
     print(textwrap.fill(names, WIDTH, initial_indent="   ", subsequent_indent="   "))
+
+
+def existing(track: Track, shown: dict[str, Kata]) -> list[Kata]:
+    """The katas of a track that are not still to come."""
+    return [shown[step.kata] for step in track.steps if step.kata in shown]
 
 
 def hours(here: list[Kata]) -> str:
@@ -58,7 +63,7 @@ def hours(here: list[Kata]) -> str:
 def _show(track: Track) -> None:
     own = finding.here()
     shown = katas.catalogue() | own
-    here = [shown[step.kata] for step in track.steps if step.kata in shown]
+    here = existing(track, shown)
     print(track.title + (f", {hours(here)}" if here else "") + f"\n{track.summary}")
     for number, step in enumerate(track.steps, 1):
         kata = shown.get(step.kata)
