@@ -6,6 +6,7 @@ It only connects pytest to the engine; what a behaviour is, how programs run and
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
 import secrets
@@ -16,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from harness import interrupt, isolating, summary
+from harness import interrupt, isolating, summary, twin
 from harness.collecting import (
     COPIES,
     STAGED,
@@ -46,6 +47,7 @@ PROGRAMS = pytest.StashKey[Programs]()
 RESULTS = pytest.StashKey[list[Result]]()
 PAGE = pytest.StashKey[str]()  # what is said of the page at the end
 NEXT = pytest.StashKey[pytest.Item | None]()
+HALF = pytest.StashKey[twin.First | twin.Second]()  # which end of the run this process works from, if there are two
 AHEAD = 25  # items that are looked over for programs to start
 FULL_STORIES = 3  # broken behaviours whose diagram is drawn; the others get their sentences, and a way to see theirs
 
@@ -141,11 +143,33 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if not session.config.option.collectonly:
-        _prepare(session.config, session.items[:1])  # alone: it is waited for at once
+    config = session.config
+    if config.option.collectonly:
+        return
     if any(map(behaviour_of, session.items)):  # other people's tests are none of our business
         interrupt.install()
         gc.freeze()  # what is here now stays; else the collector walks through it again and again, 5 % of a run
+    if not config.stash[PROGRAMS].isolation and twin.useful(config, session.items):
+        config.stash[HALF] = first = twin.First(session, _work_from_the_back, _decided, _take_over, _leave)
+        config.pluginmanager.register(first)
+    _prepare(config, session.items[:1])  # alone: it is waited for at once
+
+
+def _work_from_the_back(session: pytest.Session, second: twin.Second) -> None:
+    """What the twin does, to whom the last item is the first."""
+    programs, items, item = session.config.stash[PROGRAMS], session.items, None
+    session.config.stash[HALF] = second
+    programs.split_off()
+    for kata in dict.fromkeys(module_of(item).kata.path.parent.name for item in items):
+        programs.warm_up(kata)
+    for following, nextitem in itertools.zip_longest(items, items[1:]):
+        if not second.shares.take():
+            break
+        item = following
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+    if item:
+        _leave(item)
+    programs.end_all()
 
 
 def _prepare(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
@@ -158,8 +182,9 @@ def _coming(item: pytest.Item) -> Sequence[pytest.Item]:
     nextitem = item.config.stash[NEXT]
     if hasattr(item.config, "workerinput"):
         return [nextitem] if nextitem else []
-    position = item.session.items.index(item) + 1
-    return item.session.items[position : position + AHEAD]
+    position, half = item.session.items.index(item) + 1, item.config.stash.get(HALF, None)
+    ahead = min(AHEAD, (half.shares.left + 1) // 2) if half else AHEAD  # the rest is for the other end
+    return item.session.items[position : position + ahead]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -167,11 +192,16 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.config.stash[NEXT] = nextitem
     result = yield
     if behaviour_of(item) and (nextitem is None or not behaviour_of(nextitem) or _another_subject(item, nextitem)):
-        programs, module = item.config.stash[PROGRAMS], module_of(item)
-        for wire in programs.linger(module):
-            _report_late(wire)
-        programs.drop(module)
+        _leave(item)
     return result
+
+
+def _leave(item: pytest.Item) -> None:
+    """The last behaviour of a subject was tried: look at its tripwires, and stop its programs."""
+    programs, module = item.config.stash[PROGRAMS], module_of(item)
+    for wire in programs.linger(module):
+        _report_late(wire)
+    programs.drop(module)
 
 
 def _report_late(wire: Tripwire) -> None:
@@ -183,7 +213,11 @@ def _report_late(wire: Tripwire) -> None:
     report = pytest.TestReport(item.nodeid, item.location, {}, "failed", None, "call")
     report.behaviour = result.to_json()  # type: ignore[attr-defined]
     _attach_story(item.config, report, result)
-    item.ihook.pytest_runtest_logreport(report=report)
+    half = item.config.stash.get(HALF, None)
+    if isinstance(half, twin.Second):
+        half.tell_late(report)
+    else:
+        item.ihook.pytest_runtest_logreport(report=report)
 
 
 def _another_subject(item: pytest.Item, nextitem: pytest.Item) -> bool:
@@ -215,16 +249,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     behaviour = behaviour_of(item)
     if behaviour is None:
         return
-    module, config = module_of(item), item.config
-    if module.untouched and not config.getoption("unblocked"):
+    module = module_of(item)
+    if module.untouched and not item.config.getoption("unblocked"):
         _refuse_untouched(item, module)
-    unstartable = config.stash[PROGRAMS].could_not_start(module)
-    why = "the solution did not start" if unstartable else ""
-    if not why and not module.subject.mutant and not config.getoption("unblocked"):
-        why = blocked_by(behaviour, module, config.stash[RESULTS])
-    if why:
+    if why := _blocked(item, behaviour):
         item.blocked = why  # type: ignore[attr-defined]
         pytest.skip(why)
+
+
+def _blocked(item: pytest.Item, behaviour: Behaviour) -> str:
+    """Why a behaviour is not tried now, or ""."""
+    module, config = module_of(item), item.config
+    if config.stash[PROGRAMS].could_not_start(module):
+        return "the solution did not start"
+    if module.subject.mutant or config.getoption("unblocked"):
+        return ""
+    return blocked_by(behaviour, module, config.stash[RESULTS])
+
+
+def _decided(item: pytest.Item) -> bool:
+    behaviour = behaviour_of(item)
+    return behaviour is not None and bool(_blocked(item, behaviour))
 
 
 def _refuse_untouched(item: pytest.Item, module: KataModule) -> None:
@@ -278,11 +323,16 @@ def pytest_report_teststatus(report: Any) -> tuple[str, str, Any] | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: Any) -> None:
     """On xdist's controller: take over the results that came with the reports, and give stories their colour."""
+    if hasattr(report, "node"):
+        _take_over(report.node.config, report)
+
+
+def _take_over(config: pytest.Config, report: Any) -> None:
+    """What another process has found is a result of this run."""
     table = getattr(report, "behaviour", None)
-    if table is None or not hasattr(report, "node"):
+    if table is None:
         return
     result = Result.from_json(table)
-    config = report.node.config
     config.stash[RESULTS].append(result)
     if report.failed:
         _attach_story(config, report, result)
@@ -341,6 +391,9 @@ def pytest_keyboard_interrupt() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    half = config.stash.get(HALF, None)
+    if isinstance(half, twin.First):
+        half.close()
     programs = config.stash.get(PROGRAMS, None)
     if programs:
         programs.close()

@@ -55,6 +55,11 @@ class Programs:
         if not self.isolation:
             self.scratch.forks.preload(katas.SHIPPED / kata)
 
+    def split_off(self) -> None:
+        """This is a twin of the process that the programs belong to: begin with none, in a place of its own."""
+        self._running.clear()
+        self.scratch.split_off()
+
     def staged(self, path: Path) -> Path:
         """Where the submission at `path` is run: in a copy, if it is run in isolation."""
         if not self.isolation:
@@ -156,11 +161,15 @@ class Programs:
                 self.isolation.left(solution.left_behind())
             solution.close()
 
-    def close(self) -> None:
-        """End whatever still runs, at once: nobody waits any more. May be called again."""
+    def end_all(self) -> None:
+        """End whatever still runs, at once: nobody waits any more."""
         for solution in self._running.values():
             solution.close()
         self._running.clear()
+
+    def close(self) -> None:
+        """End whatever still runs, and the run itself. May be called again."""
+        self.end_all()
         if self._scratch:
             self._scratch.close()
             self._scratch = None

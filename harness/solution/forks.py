@@ -67,6 +67,11 @@ class Forks:
         pid = self._told()
         return Forked(pid) if pid else None
 
+    def leave(self) -> None:
+        """After a fork of the harness: the interpreter is the other's."""
+        if self._control:
+            self._control.close()
+
     def close(self) -> None:
         if self._control and self._process:
             self._control.close()

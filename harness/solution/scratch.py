@@ -62,6 +62,13 @@ class Scratch:
         folder.mkdir(mode=0o711)
         return folder
 
+    def split_off(self) -> None:
+        """After a fork of the harness: folders and an interpreter of its own; mark and guard are those of the run."""
+        become_subreaper()
+        self.folder = self.new_folder("twin")
+        self.forks.leave()
+        self.forks = Forks(self.new_folder("forks"), self.environment)
+
     def announce(self, group: int) -> None:
         """Tell the guard of a process group, where it can't find processes by their mark."""
         if not os.path.isdir("/proc/self") and self._guard.stdin:
