@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from harness import interrupt, isolating, summary, twin
+from harness.behaviour import Behaviour
 from harness.collecting import (
     COPIES,
     STAGED,
