@@ -67,6 +67,7 @@ class Scratch:
         become_subreaper()
         self.folder = self.new_folder("twin")
         self.forks.leave()
+        self._left = self.forks  # kept: an object that forgets a process which goes on is warned of
         self.forks = Forks(self.new_folder("forks"), self.environment)
 
     def announce(self, group: int) -> None:
