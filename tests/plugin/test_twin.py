@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
-from .runs import BELL, Bench
+from .runs import BEHAVIOURS, BELL, Bench
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="a twin needs Linux and a second core"
+)
 
 HEAD = """
 import os, signal
@@ -43,8 +50,6 @@ def behaving(*bodies: str, **more: str) -> str:
 
 @pytest.fixture
 def notes(bench: Bench):
-    from .runs import BEHAVIOURS
-
     bench.behaviours(BEHAVIOURS, "ringing")
     bench.kata()
     return bench.temporary / "notes"
