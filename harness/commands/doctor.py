@@ -89,14 +89,15 @@ def _commands() -> Iterator[Finding]:
         remedy = (
             f"install {oracle.package or oracle.needs}; its proofs are skipped without it" if oracle.missing else ""
         )
-        yield Finding(f"oracle {oracle.path.stem}", _whether(oracle.needs), remedy)
+        yield Finding(f"oracle {oracle.path.stem}", _whether(oracle.needs, not oracle.missing), remedy)
     for command, folder in programs.runtimes():
-        remedy = "" if shutil.which(command) else f"install {command}; it runs {folder.parent.name}/{folder.name}"
-        yield Finding(f"solution {folder.parent.name}/{folder.name}", _whether(command), remedy)
+        there = shutil.which(command) is not None
+        remedy = "" if there else f"install {command}; it runs {folder.parent.name}/{folder.name}"
+        yield Finding(f"solution {folder.parent.name}/{folder.name}", _whether(command, there), remedy)
 
 
-def _whether(command: str) -> str:
-    return f"{command} is installed" if shutil.which(command) else f"{command} is not installed"
+def _whether(name: str, there: bool) -> str:
+    return f"{name} is installed" if there else f"{name} is not installed"
 
 
 def _leftovers() -> Iterator[Finding]:
