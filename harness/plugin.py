@@ -6,7 +6,6 @@ It only connects pytest to the engine; what a behaviour is, how programs run and
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import random
 import secrets
@@ -158,18 +157,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _work_from_the_back(session: pytest.Session, second: twin.Second) -> None:
     """What the twin does, to whom the last item is the first."""
-    programs, items, item = session.config.stash[PROGRAMS], session.items, None
     session.config.stash[HALF] = second
-    programs.split_off()
-    for kata in dict.fromkeys(module_of(item).kata.path.parent.name for item in items):
-        programs.warm_up(kata)
-    for following, nextitem in itertools.zip_longest(items, items[1:]):
-        if not second.shares.take():
-            break
-        item = following
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
-    if item:
-        _leave(item)
+    programs = session.config.stash[PROGRAMS]
+    programs.split_off({module_of(item).kata.path.parent.name for item in session.items})
+    if last := second.try_all(session.items):
+        _leave(last)
     programs.end_all()
 
 

@@ -55,10 +55,12 @@ class Programs:
         if not self.isolation:
             self.scratch.forks.preload(katas.SHIPPED / kata)
 
-    def split_off(self) -> None:
+    def split_off(self, katas: Iterable[str]) -> None:
         """This is a twin of the process that the programs belong to: begin with none, in a place of its own."""
         self._running.clear()
         self.scratch.split_off()
+        for kata in katas:
+            self.warm_up(kata)
 
     def staged(self, path: Path) -> Path:
         """Where the submission at `path` is run: in a copy, if it is run in isolation."""

@@ -16,6 +16,7 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Generator, Sequence
+from itertools import zip_longest
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -154,6 +155,16 @@ class Second:
 
     def __init__(self, config: pytest.Config, shares: Shares, connection: Connection) -> None:
         self._config, self.shares, self._connection = config, shares, connection
+
+    def try_all(self, items: Sequence[pytest.Item]) -> pytest.Item | None:
+        """Try one item after the other until all are taken; the last one that was tried here."""
+        last = None
+        for item, nextitem in zip_longest(items, items[1:]):
+            if not self.shares.take():
+                break
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+            last = item
+        return last
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
