@@ -15,6 +15,8 @@ import signal
 import sys
 import termios
 import threading
+import traceback
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from itertools import zip_longest
 from multiprocessing import Pipe
@@ -28,6 +30,7 @@ from harness.collecting import behaviour_of, module_of
 
 MOST_ITEMS = 10_000  # well below what a pipe holds
 PR_SET_PDEATHSIG = 1
+LATE, FAULT = "late", "fault"  # what is told that is no item's: their names hold "::"
 
 
 def useful(config: pytest.Config, items: Sequence[pytest.Item]) -> bool:
@@ -129,10 +132,14 @@ class First:
             name, told = self._connection.recv()
         except (EOFError, ConnectionError):
             return False
-        if name:
-            self._reports[name] = told
-        else:
+        if name == FAULT:
+            warnings.warn(
+                pytest.PytestWarning(f"the twin failed, what it had left is tried here:\n{told}"), stacklevel=1
+            )
+        elif name == LATE:
             self._late += told
+        else:
+            self._reports[name] = told
         return True
 
     def _tell(self, told: list[dict[str, Any]]) -> None:
@@ -173,7 +180,11 @@ class Second:
 
     def tell_late(self, report: pytest.TestReport) -> None:
         """A report of an item that was told already."""
-        self._send("", [report])
+        self._send(LATE, [report])
+
+    def tell_fault(self, text: str) -> None:
+        """An error of the kit, which ends the twin."""
+        self._connection.send((FAULT, text))
 
     def _send(self, name: str, reports: list[pytest.TestReport]) -> None:
         serializable = self._config.hook.pytest_report_to_serializable
@@ -190,6 +201,8 @@ def _be_the_twin(
         session.config.pluginmanager.register(second)
         session.items.reverse()
         work(session, second)
+    except BaseException:
+        second.tell_fault(traceback.format_exc())
     finally:
         os._exit(0)
 

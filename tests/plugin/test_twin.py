@@ -108,6 +108,20 @@ def test_what_a_killed_twin_has_not_told_is_tried_again(bench: Bench, notes):
     assert bench.nothing_is_left()
 
 
+def test_a_fault_of_the_twin_is_told(bench: Bench, notes):
+    fault = (
+        "os.path.exists(os.environ['NOTES']) or (note(), exec('raise KeyboardInterrupt'))"  # ends more than one item
+    )
+    bench.behaviours(behaving("while not os.path.exists(os.environ['NOTES']): solution.turn(0.005)", fault))
+
+    run = bench.pytest("katas/bell", "-W", "default", NOTES=str(notes))
+
+    assert run.status == 0
+    assert run.verdicts == {"b0": "holds", "b1": "holds"}
+    assert "the twin failed" in run.text
+    assert "KeyboardInterrupt" in run.text
+
+
 def test_a_run_that_stops_early_stops_both_ends(bench: Bench, notes):
     bench.kata(BELL)
     bench.behaviours(behaving("assert 0, 'no'", *[NOTE] * 6))
