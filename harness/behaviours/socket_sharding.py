@@ -25,7 +25,7 @@ from harness.peers.jobs import Jobs, result
 from harness.peers.processes import Processes
 from harness.solution.program import STOPPED, Solution
 from harness.verdicts import NotReached, NotShown
-from harness.wire.http1 import Request
+from harness.wire.http1 import Request, Response
 from harness.wire.raw_http import RawClient, request
 
 PEERS = [Jobs]
@@ -77,8 +77,8 @@ class Busy(NamedTuple):
 class Asked(Request):
     """Closes its side as soon as it is answered: a server may wait for that before it counts a connection as ended."""
 
-    def _complete(self) -> None:
-        super()._complete()
+    def _complete(self, response: Response) -> None:
+        super()._complete(response)
         self.connection.close()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import h11
 
+from harness.solution.process import Process
 from harness.solution.program import Solution
 from harness.verdicts import Broken
 from harness.wire.network import Network
@@ -45,6 +46,43 @@ class Response:
         return f"{self.status} {self.body[:SHOWN_BODY].decode(errors='replace')}"
 
 
+class Reader:
+    """Reads one response off a connection: h11, told of a request only to know which response to expect."""
+
+    def __init__(self, connection: Connection, http: h11.Connection) -> None:
+        self.connection, self.http = connection, http
+        self.raw = bytearray()
+        self._head: h11.Response | None = None
+        self._body = bytearray()
+
+    def read(self) -> Response | None:
+        """Take what has arrived; the response once it is complete. Raises h11.RemoteProtocolError when it is none."""
+        data = bytes(self.connection.inbox)
+        self.connection.inbox.clear()
+        self.raw += data
+        if data:
+            self.http.receive_data(data)
+        if self.connection.eof and self.raw:  # h11 has no words for an end without a byte
+            self.http.receive_data(b"")
+        while True:
+            match self.http.next_event():
+                case h11.Response() as head:
+                    self._head = head
+                case h11.Data() as piece:
+                    self._body += piece.data
+                case h11.EndOfMessage():
+                    return self._whole()
+                case h11.InformationalResponse():
+                    continue
+                case _:
+                    return None
+
+    def _whole(self) -> Response:
+        assert self._head is not None
+        headers = [(key.decode(), value.decode("latin-1")) for key, value in self._head.headers]
+        return Response(self._head.status_code, headers, bytes(self._body))
+
+
 class Request:
     """One request of a client that the harness plays. Creating it sends it; `response()` waits for the answer."""
 
@@ -65,10 +103,7 @@ class Request:
         self.name = f"{name} {self.tag}".strip()
         self.connection = solution.connect(name)
         self.connection.on_bytes = self._parse
-        self._http = h11.Connection(h11.CLIENT)
-        self._interim: list[int] = []
-        self._head: h11.Response | None = None
-        self._body, self._raw = bytearray(), bytearray()
+        self._reader = Reader(self.connection, h11.Connection(h11.CLIENT))
         self._response: Response | None = None
         self._fault = ""
         self._send(method, target, headers, body, missing)
@@ -103,9 +138,8 @@ class Request:
         data = "\r\n".join([*lines, "", ""]).encode("latin-1") + body
         if missing:
             data = data[:-missing]
-        # h11 only reads here: it is told of a request so that it knows which response to expect.
-        self._http.send(h11.Request(method=method, target=target, headers=[("Host", host)]))
-        self._http.send(h11.EndOfMessage())
+        self._reader.http.send(h11.Request(method=method, target=target, headers=[("Host", host)]))
+        self._reader.http.send(h11.EndOfMessage())
         label = described(method, target, headers, body)
         if missing:
             label += f" (its last {missing} bytes are not sent)" if missing > 1 else " (its last byte is not sent)"
@@ -119,40 +153,18 @@ class Request:
     def _record(self, source: str, target: str, label: str, data: bytes) -> None:
         self.solution.record.add("message", source, target, self.tag + label, data, self.name)
 
-    def _parse(self, connection: Connection) -> None:
-        data = bytes(connection.inbox)
-        connection.inbox.clear()
-        self._raw += data
+    def _parse(self, _: Connection) -> None:
+        if self._response is not None:
+            return
         try:
-            if data:
-                self._http.receive_data(data)
-            if connection.eof:
-                self._http.receive_data(b"")
-            self._take_events()
+            if response := self._reader.read():
+                self._complete(response)
         except h11.RemoteProtocolError as error:
             self._fault = f"what came is no HTTP response: {error}"
 
-    def _take_events(self) -> None:
-        while self._response is None:
-            event = self._http.next_event()
-            match event:
-                case h11.InformationalResponse():
-                    self._interim.append(event.status_code)
-                case h11.Response():
-                    self._head = event
-                case h11.Data():
-                    self._body += event.data
-                case h11.EndOfMessage():
-                    self._complete()
-                case _:
-                    return
-
-    def _complete(self) -> None:
-        assert self._head is not None
-        headers = [(key.decode(), value.decode("latin-1")) for key, value in self._head.headers]
-        self._response = Response(self._head.status_code, headers, bytes(self._body))
-        label = f"{self._head.status_code} {readable(self._response.body)}"
-        self._record(self._peer, self.party, label, bytes(self._raw))
+    def _complete(self, response: Response) -> None:
+        self._response = response
+        self._record(self._peer, self.party, f"{response.status} {readable(response.body)}", bytes(self._reader.raw))
 
 
 class Client:
@@ -162,9 +174,8 @@ class Client:
         self.solution, self.name = solution, name
         self.connections = 0
         self._connection: Connection | None = None
+        self._process: Process | None = None  # whom the connection leads to
         self._http = h11.Connection(h11.CLIENT)
-        self._head: h11.Response | None = None
-        self._body = bytearray()
 
     def request(self, method: str, target: str, headers: Headers = NO_HEADERS, body: bytes = b"") -> Response:
         """Send a request and wait for its response. Raises Broken when none comes, or what comes is no HTTP."""
@@ -177,14 +188,8 @@ class Client:
         data = b"".join(self._http.send(event) or b"" for event in events)
         record.add("message", self.name, solution, described(method, target, headers, body), data, self.name)
         connection.send(data)
-        response: Response | None = None
-
-        def came() -> bool:
-            nonlocal response
-            response = response or self._take(connection)
-            return response is not None
-
-        self.solution.until(came, "a response", self.name)
+        reader = Reader(connection, self._http)
+        response = self.solution.until(lambda: self._take(reader), "a response", self.name)
         assert response is not None
         record.add("message", solution, self.name, repr(response), response.body, self.name)
         return response
@@ -197,40 +202,28 @@ class Client:
         if self._http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
             self._http.start_next_cycle()
         connection = self._connection
-        if connection is None or connection.ended or self._http.our_state is not h11.IDLE:
+        # The end of a connection to a process that was killed may still be on its way.
+        if (
+            connection is None
+            or connection.ended
+            or self._process is not self.solution.process
+            or self._http.our_state is not h11.IDLE
+        ):
             self.close()
             connection = self._connection = self.solution.connect(self.name)
+            self._process = self.solution.process
             self._http = h11.Connection(h11.CLIENT)
             self.connections += 1
         return connection
 
-    def _take(self, connection: Connection) -> Response | None:
-        data = bytes(connection.inbox)
-        connection.inbox.clear()
+    def _take(self, reader: Reader) -> Response | None:
         try:
-            if data or connection.ended:
-                self._http.receive_data(data)
-            while True:
-                match self._http.next_event():
-                    case h11.Response() as head:
-                        self._head, self._body = head, bytearray()
-                    case h11.Data() as piece:
-                        self._body += piece.data
-                    case h11.EndOfMessage():
-                        return self._whole()
-                    case h11.NEED_DATA if not connection.ended:
-                        return None
-                    case h11.InformationalResponse():
-                        continue
-                    case _:
-                        raise Broken(f"{self.name} is owed a response; the connection was closed instead")
+            response = reader.read()
         except h11.RemoteProtocolError as error:
-            raise Broken(f"what came is no HTTP response: {error}") from None
-
-    def _whole(self) -> Response:
-        assert self._head is not None
-        headers = [(key.decode(), value.decode("latin-1")) for key, value in self._head.headers]
-        return Response(self._head.status_code, headers, bytes(self._body))
+            raise Broken(f"{self.name} is owed a response; what came is no HTTP response: {error}") from None
+        if response is None and reader.connection.ended:
+            raise Broken(f"{self.name} is owed a response; the connection was closed instead")
+        return response
 
 
 SHOWN_HEADERS = ("idempotency-key", "if-none-match")  # told before the body, by their values alone

@@ -9,7 +9,8 @@ import pytest
 
 from harness.solution.program import Solution
 from harness.verdicts import Broken
-from harness.wire.http1 import Request, Response
+from harness.wire.http1 import Client, Request, Response
+from harness.wire.tcp import Connection
 
 from .foreign import http_server
 
@@ -157,6 +158,33 @@ def test_a_response_is_waited_for_although_the_handshake_was_dropped(scratch):
         assert [request.response().body for request in requests] == [b"x" * 10] * 9
 
 
+def test_a_client_keeps_its_connection(solution):
+    client = Client(solution, "client")
+    assert [client.request("GET", f"/big/{size}").body for size in (3, 4)] == [b"xxx", b"xxxx"]
+    assert client.connections == 1
+
+
+def test_a_client_leaves_a_connection_whose_process_was_killed(scratch):
+    """Also when the end of it has not come yet."""
+    with http_server(scratch, "asgi.py") as solution:
+        client = Client(solution, "client")
+        client.request("GET", "/big/3")
+        (connection,) = solution.network.parties(Connection)
+        connection.stop_reading()
+        solution.kill()
+        solution.restart(same_port=True)
+        assert not connection.ended
+
+        assert client.request("GET", "/big/4").body == b"xxxx"
+
+
+def test_a_clients_response_may_end_with_the_connection(scratch):
+    with http_server(scratch, "stdlib.py") as solution:
+        client = Client(solution, "client")
+        assert client.request("GET", "/old").body == b"until the end"
+        assert client.request("GET", "/old").body == b"until the end"
+
+
 # -- against bytes --------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +225,15 @@ def test_a_reset_does_not_end_a_body_without_a_length(script):
     script.play(b"HTTP/1.1 200 OK\r\n\r\nhalf of it", ending="reset")
 
     with pytest.raises(Broken, match="the connection was closed instead"):
+        request.response()
+
+
+@pytest.mark.parametrize("ending", ["fin", "reset"])
+def test_an_end_without_a_byte_is_told_as_such(script, ending):
+    request = get(script, "/")
+    script.play(ending=ending)
+
+    with pytest.raises(Broken, match="client is owed a response; the connection was closed instead"):
         request.response()
 
 
