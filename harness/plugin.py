@@ -191,10 +191,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def _leave(item: pytest.Item) -> None:
     """The last behaviour of a subject was tried: look at its tripwires, and stop its programs."""
-    programs, module = item.config.stash[PROGRAMS], module_of(item)
-    for wire in programs.linger(module):
+    for wire in item.config.stash[PROGRAMS].leave(module_of(item)):
         _report_late(wire)
-    programs.drop(module)
 
 
 def _report_late(wire: Tripwire) -> None:

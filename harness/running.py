@@ -141,27 +141,28 @@ class Programs:
                 self.isolation.interpreter.provide(module.kata.extra)
             process.build(module.subject, self.scratch)
 
-    def linger(self, module: KataModule) -> list[Tripwire]:
-        """The tripwires of a subject that were tripped by the end of its run."""
-        mine = [solution for key, solution in self._running.items() if key[0] == str(module.subject.folder)]
-        watched = [solution for solution in mine if solution.tripwires and solution.process]
-        if watched:
-            waiting.linger(watched, max(wire.left_at for solution in watched for wire in solution.tripwires))
-        return [wire for solution in watched for wire in solution.tripwires if wire.tripped()]
+    def leave(self, module: KataModule) -> list[Tripwire]:
+        """Stop every program of a subject that will not be met again: SIGTERM, the kata's grace, then the end.
 
-    def drop(self, module: KataModule) -> None:
-        """Stop every program of a subject that will not be met again: SIGTERM, the kata's grace, then the end."""
+        Those with tripwires are left to act a little longer; the tripwires that were tripped by then.
+        """
         keys = [key for key in self._running if key[0] == str(module.subject.folder)]
         leaving = [self._running.pop(key) for key in keys]
         polite = [solution for solution in leaving if solution.ready and not module.subject.mutant]
-        for solution in polite:
-            solution.terminate()
+        tripped: list[Tripwire] = []
+        for solution in sorted(leaving, key=_last_wire):
+            if solution.tripwires and solution.process:
+                waiting.linger(solution, _last_wire(solution))
+                tripped += [wire for wire in solution.tripwires if wire.tripped()]
+            if solution in polite:
+                solution.terminate()
         for solution in polite:
             waiting.until_stopped(solution, module.kata.grace_ms / 1000)
         for solution in leaving:
             if self.isolation:
                 self.isolation.left(solution.left_behind())
             solution.close()
+        return tripped
 
     def end_all(self) -> None:
         """End whatever still runs, at once: nobody waits any more."""
@@ -175,6 +176,11 @@ class Programs:
         if self._scratch:
             self._scratch.close()
             self._scratch = None
+
+
+def _last_wire(solution: Solution) -> float:
+    """When the last tripwire of a program was left, on the clock of `harness.waiting`."""
+    return max((wire.left_at for wire in solution.tripwires), default=0.0)
 
 
 def _key(module: KataModule, behaviour: Behaviour) -> Key:

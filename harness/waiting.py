@@ -47,7 +47,7 @@ START_CAP = 10.0  # seconds until a solution must listen; see the launch contrac
 ANY_ADDRESS = ("0.0.0.0", "::", "::ffff:127.0.0.1")
 TICKS, TICK_SPAN, TIMER_PATIENCE = 3, 0.3, 2.5
 BATCH_TIMER = 0.02  # seconds; a timer this short is part of the work at hand (a batched write), not a later act
-LINGER = 0.1  # seconds, at most once a run
+LINGER = 0.1  # seconds
 DYING = 1.0  # seconds, at most, from the end of a process's connections to its own
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
 SYN_TIME = 0.1  # seconds, ample for the loopback device to open a connection
@@ -270,14 +270,12 @@ def _elsewhere(listening: list[tuple[str, int]]) -> str:
     return f"; it listens on {places}: use the environment variables HOST and PORT"
 
 
-def linger(scenes: Sequence[Scene], since: float) -> None:
-    """One wait for all tripwires of a run: late timers get `LINGER` seconds from the last wire on to act."""
+def linger(scene: Scene, since: float) -> None:
+    """Give late timers `LINGER` seconds to act, from the last tripwire on, which was left at `since`."""
     while (left := since + LINGER - now()) > 0:
-        for scene in scenes:
-            scene.turn(min(left, LINGER / 10 / len(scenes)))
-    for scene in scenes:
-        while scene.turn():
-            pass
+        scene.turn(left)
+    while scene.turn():
+        pass
 
 
 def elapse(scene: Scene, milliseconds: float) -> None:

@@ -156,3 +156,5 @@ def serve() -> str:
 
 if script := serve():
     run(script)
+else:
+    os._exit(0)  # somebody waits for it, and nothing here is worth tidying
