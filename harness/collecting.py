@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,7 @@ from harness import progress, subjects
 from harness.behaviour import Behaviour
 from harness.kata import Kata
 from harness.subjects import Mutant, Subject
-from harness.verdicts import Lacking, Unusable
+from harness.verdicts import Lacking, Unusable, Verdict, verdict_of
 
 NET = 180  # seconds; the net of pytest-timeout under all waiting, never a verdict
 
@@ -55,6 +55,7 @@ class KataModule(pytest.Module):
         items = list(super().collect())
         for item in items:
             item.behaviour = _behaviour(item)  # type: ignore[union-attr]
+            item.repr_failure = partial(_message_alone, item.repr_failure)  # type: ignore[method-assign]
             item.add_marker(pytest.mark.timeout(NET))
         if self.subject.mutant:
             return _meant_to_catch(self.subject.mutant, items)
@@ -179,6 +180,11 @@ def _behaviour(item: pytest.Item | pytest.Collector) -> Behaviour:
         raise Unusable(f"{item.name} of {item.path} is not declared with @behaviour(stage=..., source=...)")
     assert isinstance(declared, Behaviour)
     return declared
+
+
+def _message_alone(in_full: Callable[[pytest.ExceptionInfo[Any]], Any], raised: pytest.ExceptionInfo[Any]) -> Any:
+    """A story is told of it, not the traceback, for which pytest would parse whole files, 100 ms each time."""
+    return in_full(raised) if verdict_of(raised.value) is Verdict.FAULT else str(raised.value)
 
 
 def _meant_to_catch(mutant: Mutant, items: list[Any]) -> list[Any]:
