@@ -51,14 +51,17 @@ class KataModule(pytest.Module):
         own = self.subject.folder == self.kata.folder
         return progress.hints_taken(self.kata.folder, self.kata.name) if own else {}
 
+    def funcnamefilter(self, name: str) -> bool:
+        """Of a mutant, only what is meant to catch it."""
+        mutant = self.subject.mutant
+        return super().funcnamefilter(name) and (mutant is None or name.removeprefix("test_") in mutant.caught_by)
+
     def collect(self) -> list[pytest.Item | pytest.Collector]:
         items = list(super().collect())
         for item in items:
             item.behaviour = _behaviour(item)  # type: ignore[union-attr]
             item.repr_failure = partial(_message_alone, item.repr_failure)  # type: ignore[method-assign]
             item.add_marker(pytest.mark.timeout(NET))
-        if self.subject.mutant:
-            return _meant_to_catch(self.subject.mutant, items)
         return items
 
 
@@ -185,10 +188,6 @@ def _behaviour(item: pytest.Item | pytest.Collector) -> Behaviour:
 def _message_alone(in_full: Callable[[pytest.ExceptionInfo[Any]], Any], raised: pytest.ExceptionInfo[Any]) -> Any:
     """A story is told of it, not the traceback, for which pytest would parse whole files, 100 ms each time."""
     return in_full(raised) if verdict_of(raised.value) is Verdict.FAULT else str(raised.value)
-
-
-def _meant_to_catch(mutant: Mutant, items: list[Any]) -> list[Any]:
-    return [item for item in items if item.behaviour.id in mutant.caught_by]
 
 
 def _only_one_of_a_name(module: KataModule) -> None:
