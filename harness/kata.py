@@ -6,6 +6,7 @@ A kata is a folder with a `kata.toml`; katas, references and behaviours stand si
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import re
@@ -144,3 +145,15 @@ def shipped(name: str) -> Kata:
     if name not in known:
         raise Unusable(f"there is no kata named `{name}`{suggestion(name, known)}; `kata list` shows all of them")
     return known[name]
+
+
+def imports_of(name: str) -> list[str]:
+    """The modules that a kata's behaviours import at their top level, for a process that is to know them beforehand.
+
+    The behaviours themselves are none of them: pytest rewrites their assertions.
+    """
+    path = BEHAVIOURS / f"{name}.py"
+    body = ast.parse(path.read_bytes()).body if path.exists() else []
+    plain = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    others = [node for node in body if isinstance(node, ast.ImportFrom) and not node.level]
+    return plain + [node.module for node in others if node.module]

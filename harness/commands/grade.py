@@ -47,7 +47,7 @@ def declare(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     grade.add_argument("name", metavar="KATA", help="a kata of `kata list`")
     grade.add_argument("submissions", metavar="SUBMISSIONS", type=Path, help="what was handed in")
     grade.add_argument("--out", metavar="RESULTS", type=Path, required=True, help="the folder for the results")
-    grade.add_argument("-j", "--jobs", type=_positive, metavar="N", help="submissions at a time (three for two cores)")
+    grade.add_argument("-j", "--jobs", type=_positive, metavar="N", help="submissions at a time (two for each core)")
     grade.add_argument("--isolation", type=int, choices=LEVELS, help="the level to run them in (the best there is)")
     grade.add_argument(
         "--require-isolation", type=int, choices=LEVELS, default=0, help="grade nothing at a lower level (0)"

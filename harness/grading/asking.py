@@ -6,8 +6,11 @@ does not.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness import kata as katas
 from harness.collecting import declared
-from harness.grading import levels, worker
+from harness.grading import levels, warm, worker
 from harness.kata import Kata
 from harness.results import Result
 
@@ -76,19 +80,85 @@ class Interrupted(Exception):
     """The grading was called off."""
 
 
+class Worker:
+    """One process of `worker.py`. It ends when this end of its standard input is closed."""
+
+    def __init__(self) -> None:
+        self.theirs, self._life = os.pipe()
+        self._told, self.status_to = os.pipe()
+
+    def forked(self) -> None:
+        """The worker holds its ends."""
+        os.close(self.theirs)
+        os.close(self.status_to)
+
+    def wait(self) -> int | None:
+        """Its status; None if it died before it could tell."""
+        told = b""
+        while data := os.read(self._told, 16):
+            told += data
+        os.close(self._told)
+        return int(told) if told else None
+
+    def end(self) -> None:
+        if self._life >= 0:
+            os.close(self._life)
+            self._life = -1
+
+
+class Warm:
+    """The process that the workers of this one are forked from (`warm.py`), started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def fork(self, order: dict[str, Any], log: int) -> Worker:
+        """A worker with an order as in `warm.py`, which prints into `log`."""
+        worker = Worker()
+        with self._lock, contextlib.suppress(ConnectionError):  # whom nobody forked tells no status
+            descriptors = [worker.theirs, log, worker.status_to]
+            socket.send_fds(self._running(), [json.dumps(order).encode()], descriptors)
+        worker.forked()
+        return worker
+
+    def _running(self) -> socket.socket:
+        if self._control is None or self._process is None or self._process.poll() is not None:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", warm.__file__],
+                    cwd="/",
+                    env=_environment(),
+                    stdin=theirs.fileno(),
+                    start_new_session=True,  # Ctrl-C is for the grader
+                )
+        return self._control
+
+    def close(self) -> None:
+        with self._lock:
+            if self._control and self._process:
+                self._control.close()
+                self._process.wait()
+
+
+WARM = Warm()
+atexit.register(WARM.close)
+
+
 class Workers:
     """The workers that run now; ending them ends what they started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Worker] = set()
         self._ended = False
 
     @property
     def size(self) -> int:
-        """Half as many again as cores: a run spends a third of its time waiting for what is to last a while."""
-        cores = len(os.sched_getaffinity(0))
-        return cores + (cores + 1) // 2
+        """Twice as many as cores: a run spends half its time waiting for what is to last a while."""
+        return 2 * len(os.sched_getaffinity(0))
 
     def level(self, wanted: int | None, required: int) -> int:
         """The level of isolation to run at here. Raises Unusable."""
@@ -105,48 +175,52 @@ class Workers:
             runs.append(self._run(folder, kata, asked, room, asked.seed + number, races))
         return runs
 
-    def start(self, words: list[str], **how: Any) -> subprocess.Popen[bytes]:
+    def start(self, order: dict[str, Any], log: int) -> Worker:
         with self._lock:
             if self._ended:
                 raise Interrupted
-            process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, **how)
-            self._running.add(process)
-            return process
+            worker = WARM.fork(order, log)
+            self._running.add(worker)
+            return worker
 
-    def wait(self, process: subprocess.Popen[bytes]) -> int:
-        status = process.wait()
+    def wait(self, worker: Worker) -> int | None:
+        status = worker.wait()
         with self._lock:
-            self._running.discard(process)
+            self._running.discard(worker)
+            worker.end()
             if self._ended:
                 raise Interrupted
-        assert process.stdin is not None
-        process.stdin.close()
         return status
 
     def end(self) -> None:
         """Call everything off; each worker ends what its submission started before it ends itself."""
         with self._lock:
             self._ended = True
-            for process in self._running:
-                assert process.stdin is not None
-                process.stdin.close()
+            for worker in self._running:
+                worker.end()
 
     def _run(self, folder: Path, kata: Kata, asked: Asked, room: Path, seed: int, only: Sequence[str] = ()) -> Found:
         """Run the worker, once more if it dies. Raises Failed with the reason when it dies again."""
         problem = ""
         for _ in range(DEATHS):
-            found, problem = self._attempt(_words(folder, kata, asked, room, seed, only), kata, room, only)
+            found, problem = self._attempt(_arguments(folder, kata, asked, room, seed, only), kata, room, only)
             if found:
                 return found
         raise Failed(f"{DEATHS} workers died of it, the last one so: {problem}")
 
-    def _attempt(self, words: list[str], kata: Kata, room: Path, only: Sequence[str]) -> tuple[Found | None, str]:
+    def _attempt(self, arguments: list[str], kata: Kata, room: Path, only: Sequence[str]) -> tuple[Found | None, str]:
         results = _results(room)
         results.parent.mkdir(mode=0o700, exist_ok=True)
         results.unlink(missing_ok=True)
         with tempfile.TemporaryFile() as log:
-            process = self.start(words, cwd="/", env=_environment(room), stdout=log, stderr=subprocess.STDOUT)
-            status = self.wait(process)
+            order = {
+                "imports": katas.imports_of(kata.name),
+                "environment": _environment_in(room),
+                "room": str(room),
+                "seconds": LONGEST,
+                "arguments": arguments,
+            }
+            status = self.wait(self.start(order, log.fileno()))
             table, overtime = _table(results), status == worker.OVERTIME
             if table and (overtime or (status in (0, 1) and _is_complete(table, kata, only))):
                 told = [Result.from_json(each) for each in table["results"]]
@@ -155,20 +229,20 @@ class Workers:
                 return Found([], {}, overtime), ""
             log.seek(max(log.seek(0, os.SEEK_END) - LAST_BYTES, 0))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-            return None, f"status {status}; {' / '.join(lines[-LAST_LINES:])}"[:LONGEST_TEXT]
+            ended = "it was killed" if status is None else f"status {status}"
+            return None, f"{ended}; {' / '.join(lines[-LAST_LINES:])}"[:LONGEST_TEXT]
 
 
 def _results(room: Path) -> Path:
     return room / "results" / "results.json"
 
 
-def _words(folder: Path, kata: Kata, asked: Asked, room: Path, seed: int, only: Sequence[str]) -> list[str]:
+def _arguments(folder: Path, kata: Kata, asked: Asked, room: Path, seed: int, only: Sequence[str]) -> list[str]:
     wanted = [f"{kata.path}::{name}" for name in only] or [str(kata.path)]
     configured = ["-c", str(Path(worker.__file__).with_suffix(".ini")), f"--rootdir={kata.folder}"]
     plugins = ["-p", "no:cacheprovider", "-p", "harness.plugin", "-p", "pytest_timeout"]
     repeated = ["--unblocked"] if only else []
     return [
-        *(sys.executable, "-I", worker.__file__, str(room), str(LONGEST)),
         *wanted,
         *configured,
         f"--confcutdir={kata.folder}",
@@ -183,16 +257,16 @@ def _words(folder: Path, kata: Kata, asked: Asked, room: Path, seed: int, only: 
     ]
 
 
-def _environment(room: Path) -> dict[str, str]:
+def _environment() -> dict[str, str]:
+    kept = {key: os.environ[key] for key in ALLOWED if key in os.environ}
+    return kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def _environment_in(room: Path) -> dict[str, str]:
     temporary = room / "tmp"
     temporary.mkdir(THROUGH, exist_ok=True)
-    kept = {key: os.environ[key] for key in ALLOWED if key in os.environ}
-    return kept | {
-        "HOME": str(temporary),
-        "TMPDIR": str(temporary),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    }
+    own = {"HOME": str(temporary), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    return _environment() | own
 
 
 def _table(path: Path) -> dict[str, Any] | None:

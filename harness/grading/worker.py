@@ -1,11 +1,9 @@
 """One submission's grading as a process of its own: pytest in a child, and the end of everything it started.
 
-Runs as a program (`python -I worker.py FOLDER SECONDS ARGUMENTS...`), so that neither the current folder nor the
-environment can put anything before this copy of the kit. It ends only after the last process of the submission is
-dead, also of those that daemonised: orphans are inherited by the nearest subreaper above them, which is this process.
-Its standard input is a pipe that nobody writes to; when that ends the grader is gone or has been interrupted, and so
-the child ends, and FOLDER with it. After SECONDS the child is asked to end (SIGINT: it still writes what it knows),
-and a little later it is killed.
+It ends only after the last process of the submission is dead, also of those that daemonised: orphans are inherited by
+the nearest subreaper above them, which is this process. Its standard input is a pipe that nobody writes to; when that
+ends the grader is gone or has been interrupted, and so the child ends, and the submission's room with it. After its
+seconds the child is asked to end (SIGINT: it still writes what it knows), and a little later it is killed.
 """
 
 from __future__ import annotations
@@ -17,25 +15,26 @@ import select
 import shutil
 import signal
 import sys
+import traceback
 
-HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+import pytest
+
+PR_SET_CHILD_SUBREAPER = 36
 TO_WRITE = 30  # seconds for a child that was interrupted to write its results
 INTERRUPTED, OVERTIME, SIGNALLED = 130, 124, 128
 
 
-def main() -> int:
-    folder, seconds, *arguments = sys.argv[1:]
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def work(room: str, seconds: float, arguments: list[str], told: int) -> int:
+    """Run pytest; its status, or one of those above. `told` is a descriptor that the child must not hold open."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = os.fork()
     if child == 0:
+        os.close(told)
         os._exit(_pytest(arguments))
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody traces it, nor reads what it holds open
-    status = _until_end(child, float(seconds))
+    status = _until_end(child, seconds)
     _end_children()
     if status == INTERRUPTED:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(room, ignore_errors=True)
     return status
 
 
@@ -44,13 +43,8 @@ def _pytest(arguments: list[str]) -> int:
     try:
         with open(os.devnull, "rb") as nothing:
             os.dup2(nothing.fileno(), 0)
-        sys.path.insert(0, HOME)
-        import pytest
-
         return int(pytest.main(arguments))
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         return 3
     finally:
@@ -95,7 +89,3 @@ def _children() -> list[int]:
                 if int(stat.read().rpartition(b")")[2].split()[1]) == own:
                     found.append(int(name))
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,13 +6,11 @@ has one thread, and imports nothing that a learner may edit.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -86,9 +84,7 @@ class Run:
 
 def warm_up(kata: str) -> None:
     """Start the process from which runs are forked, and let it import what runs of this kata need."""
-    behaviours = katas.BEHAVIOURS / f"{kata}.py"
-    source = behaviours.read_text(encoding="utf-8") if behaviours.exists() else ""
-    multiprocessing.get_context("forkserver").set_forkserver_preload([WARM, __name__, *_imported(source)])
+    multiprocessing.get_context("forkserver").set_forkserver_preload([WARM, __name__, *katas.imports_of(kata)])
     try:
         forkserver.ensure_running()
     except OSError as error:  # it is met at a socket below the folder for temporary files
@@ -96,15 +92,6 @@ def warm_up(kata: str) -> None:
         raise Unusable(
             f"no socket can be made in {where} ({error}); set TMPDIR to a folder with a shorter path"
         ) from None
-
-
-def _imported(source: str) -> Iterator[str]:
-    """The modules that a source imports at its top level. The source itself is not: pytest rewrites its assertions."""
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
 
 
 class Teller:
