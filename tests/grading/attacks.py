@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,52 @@ os.wait()
     pids = traces.read_text().split() if traces.exists() else []
     living = [pid for pid in pids if os.path.exists(f"/proc/{pid}") and b"traces" in _command(pid)]
     return f"daemons {living} are alive" if living else _unbelievable(classroom)
+
+
+def replays_what_it_was_asked(classroom: Classroom) -> str:
+    """18: knows the answers to all that was asked in a run that it has seen, and nothing else."""
+    classroom.hand_in("eve", _replays(seed=1))
+    classroom.grade("--seed", "1")
+    if classroom.result("eve")["score"] != classroom.result("eve")["max_score"]:
+        return "it does not know what it was asked: this attack is none"
+    classroom.out = classroom.folder / "in earnest"
+    classroom.grade()
+    score = classroom.result("eve")["score"]
+    return f"it earned {score} points" if score else _unbelievable(classroom)
+
+
+def hands_in_until_it_knows(classroom: Classroom) -> str:
+    """22: learns from each attempt's result what was asked, and hands in the answers to just that."""
+    seeds: list[int] = []
+    classroom.hand_in("eve", _replays(seed=0))
+    for attempt in range(3):
+        classroom.out = classroom.folder / f"attempt {attempt}"
+        classroom.grade()
+        if score := classroom.result("eve")["score"]:
+            return f"it earned {score} points at attempt {attempt}"
+        seeds.append(classroom.result("eve")["seed"])
+        (classroom.submissions / "eve" / "solution.py").write_text(_replays(seeds[-1]))
+    return "" if len(set(seeds)) == len(seeds) else f"the seeds were {seeds}"
+
+
+def _replays(seed: int) -> str:
+    """A program that knows the answers to what a run with that seed asks of the kata `door`."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    one = "".join(random.Random(f"{seed} test_greets_by_name").choices(letters, k=8))
+    three = "".join(random.Random(f"{seed} test_lines_in_one_segment").choices(letters, k=8))
+    known = [one, *(f"{three}{number}" for number in range(3))]
+    return f"""
+import os, socketserver
+
+class Replay(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            if line.split()[-1].decode() in {known}:
+                self.wfile.write(b"WELCOME " + line.split()[-1] + b"\\n")
+
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer((os.environ["HOST"], int(os.environ["PORT"])), Replay).serve_forever()
+"""
 
 
 def brings_its_own_kit(classroom: Classroom) -> str:
@@ -218,6 +265,8 @@ ATTACKS: dict[int, Attack] = {
     8: links_the_result,
     9: closes_the_results,
     10: rewrites_the_result,
+    18: replays_what_it_was_asked,
+    22: hands_in_until_it_knows,
     40: brings_its_own_kit,
     41: edits_swaps_and_replays,
     42: packs_archives,
