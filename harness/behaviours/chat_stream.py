@@ -29,10 +29,10 @@ BIG = 8 * KIB  # bytes of a token that fills sockets
 FLOOD = 192  # such tokens: more than sockets and WAITING hold together
 PILE = 256 * KIB  # of text: what waits in sockets and the solution, or most of it
 WAITING = 512 * KIB  # of a client's text, as the brief has it
-KEEPALIVE = 25  # ms
+KEEPALIVE = 12  # ms: shorter than what `settled` takes for a batch, so nobody settles while a stream has comments
 BEATING = {"KEEPALIVE_MS": KEEPALIVE}
 FEW = {"MAX_GENERATIONS": 2}
-HASTY = {"DRAIN_MS": 60}
+HASTY = {"DRAIN_MS": 20}
 ROUND, ROUNDS = 256, 25
 KEY = "sk-kata"  # as kata.toml has it
 PATH = "/v1/chat/completions"
@@ -141,9 +141,9 @@ class Chat:
     def stuck(self, who: str) -> tuple[Completion, Generation]:
         """A client that does not read, and a generation that says more than the sockets and the solution may hold."""
         document = self.document()
+        began = waiting.now()  # before the request, from which on there may be comments
         completion = self.post(who, document, stuck=True)
         generation = self.asked(document, completion)
-        began = waiting.now()
         generation.say(HELLO)
         completion.until_stream()
         generation.say(*[self.big(number) for number in range(FLOOD)])
@@ -1148,12 +1148,12 @@ def until_comment(completion: Completion, owed: str, number: int = 1) -> None:
 )
 def test_keepalive_comments(chat: Chat) -> None:
     """While the engine is silent the stream carries comments, about one in KEEPALIVE_MS, and then goes on."""
+    began = waiting.now()  # before the request: however late the first ones are read, they were sent since
     completion, generation = chat.begun("client")
-    began, before = waiting.now(), completion.parser.comments
     until_comment(completion, f"two comments: KEEPALIVE_MS is {KEEPALIVE}", 2)
     waiting.elapse(chat.solution, 2 * KEEPALIVE)  # so that too many are many, on a slow machine too
     passed = (waiting.now() - began) * 1000
-    came, most = completion.parser.comments - before, passed / KEEPALIVE + 3
+    came, most = completion.parser.comments, passed / KEEPALIVE + 3
     assert came <= most, f"{came} comments came within {passed:.0f} ms, and KEEPALIVE_MS is {KEEPALIVE}"
     generation.say(b" you")
     completion.until_text("Hello you")
@@ -1266,11 +1266,11 @@ def test_many_streams(chat: Chat) -> None:
     documents = [chat.document() for _ in range(100)]
     streams = [chat.post(f"client {number}", document) for number, document in enumerate(documents)]
     generations = [chat.asked(document, stream) for document, stream in zip(documents, streams, strict=True)]
-    for word in ("one ", "two ", "three"):
+    for word in ("one ", "two"):
         for number, generation in enumerate(generations):
             generation.say(f"{number} {word}".encode())
     for number, (stream, generation) in enumerate(zip(streams, generations, strict=True)):
-        stream.until_text(f"{number} one {number} two {number} three")
+        stream.until_text(f"{number} one {number} two")
         generation.done()
     for stream in streams:
         stream.until_done()
@@ -1305,7 +1305,7 @@ def test_long_stream_memory(chat: Chat) -> None:
 def test_churn_leaves_no_trace(chat: Chat) -> None:
     """After many completions of which half were left at random points, no socket is open and nothing is lost."""
     counts = []
-    for _ in range(5):
+    for _ in range(4):
         sides = [chat.ask(f"client {number}", stream=number % 3 != 2) for number in range(10)]
         for _, generation in chat.chance.sample(sides, 6):
             generation.say(HELLO)
@@ -1323,5 +1323,5 @@ def test_churn_leaves_no_trace(chat: Chat) -> None:
         chat.solution.settled()
         counts.append(chat.solution.sockets())
     left = counts[-1] - counts[0]  # the first round has filled a pool, if there is one
-    assert left <= 4, f"everybody has gone, and {left} more sockets are open than four rounds before"
+    assert left <= 4, f"everybody has gone, and {left} more sockets are open than three rounds before"
     chat.works()

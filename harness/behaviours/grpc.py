@@ -242,12 +242,11 @@ def test_reserve(depot: Depot, carrier: Carrier) -> None:
 def test_deliver(depot: Depot) -> None:
     """Deliver answers when the client's stream ends, with a count of its lines and items, and only then adds them."""
     one, two = f"sku-{depot.word()}", f"sku-{depot.word()}"
-    call = depot.deliver({"sku": one, "quantity": 3}, {"sku": two, "quantity": 7}, end=False)
-    depot.settled()
-    ended(depot.watch(one), Code.NOT_FOUND, why="what is not delivered yet is not there")
-    call.send(sku=one, quantity=5, last=1)
+    lines = [{"sku": one, "quantity": 3}, {"sku": two, "quantity": 7}, {"sku": one, "quantity": 5, "last": 1}]
+    call = depot.deliver(*lines, end=False)
     depot.settled()
     assert not call.replies, "the client's stream has not ended, and was answered"
+    ended(depot.watch(one), Code.NOT_FOUND, why="what is not delivered yet is not there")
     call.half_close()
     assert done(call) == {"lines": 3, "items": 15}
     assert (depot.stock(one), depot.stock(two)) == (8, 7), "what was delivered is in stock"
@@ -493,13 +492,18 @@ def test_delivery_is_all_or_nothing(depot: Depot) -> None:
 )
 def test_cancelled_delivery_adds_nothing(depot: Depot) -> None:
     """A delivery that is cancelled, or cut off with its connection, adds nothing."""
-    sku = depot.stocked(10)
-    for ending in ("cancel", "hang_up"):
-        other = depot.dial("other")
-        call = depot.deliver({"sku": sku, "quantity": 5}, {"sku": sku, "quantity": 1}, end=False, by=other)
-        depot.settled()
-        call.cancel() if ending == "cancel" else other.hang_up()
-        depot.settled()
+    skus = {ending: depot.stocked(10) for ending in ("cancel", "hang_up")}
+    calls = {
+        ending: depot.deliver(
+            {"sku": sku, "quantity": 5}, {"sku": sku, "quantity": 1}, end=False, by=depot.dial(f"other, to {ending}")
+        )
+        for ending, sku in skus.items()
+    }
+    depot.settled()
+    calls["cancel"].cancel()
+    calls["hang_up"].channel.hang_up()
+    depot.settled()
+    for ending, sku in skus.items():
         assert depot.stock(sku) == 10, f"a delivery that did not end ({ending}) adds nothing"
     depot.delivered(sku, 5)
     assert depot.stock(sku) == 15
@@ -742,11 +746,12 @@ def test_deadline_ends_the_work(depot: Depot, carrier: Carrier) -> None:
     sku = depot.stocked(5)
     depot.solution.lease = LIBRARY
     with carrier.holding():
-        for timeout in (80, 400, PATIENT):
+        for timeout in (30, 400, PATIENT):
             call = depot.reserve(sku, 5, timeout=f"{timeout}m")
             depot.solution.until(lambda: carrier.asked or call.over, "a booking at the carrier")  # noqa: B023
             if carrier.asked:
                 break
+            depot.settled()  # the items are back before the next try
         else:
             raise LimitReached(f"time: the deadline of {PATIENT} ms was over before the carrier was asked")
         carrier.until_cancelled(f"its caller's deadline of {timeout} ms is over")
@@ -765,14 +770,13 @@ def test_deadline_ends_the_work(depot: Depot, carrier: Carrier) -> None:
 )
 def test_waiting_calls_block_nobody(depot: Depot, carrier: Carrier) -> None:
     """While many calls wait, for the carrier or for their clients, all four kinds are served at once."""
-    sku = depot.stocked(100)
+    sku, seen, other = depot.stocked(100), depot.stocked(1), depot.stocked(10)
     waiting_too = depot.dial("waiting")
-    watches = [depot.watch(sku, by=waiting_too) for _ in range(10)]
+    watches = [depot.watch(seen, by=waiting_too) for _ in range(10)]
     for watch in watches:
         watch.next("the level at once")
     idle = [depot.pick(by=waiting_too) for _ in range(10)]
     half = [depot.deliver({"sku": sku, "quantity": 1}, end=False, by=waiting_too) for _ in range(10)]
-    other = depot.stocked(10)
     with carrier.holding():
         held = [depot.reserve(sku) for _ in range(20)]
         carrier.until_asked(20, "all 20 bookings at once: none waits for another")
@@ -788,8 +792,10 @@ def test_waiting_calls_block_nobody(depot: Depot, carrier: Carrier) -> None:
         call.send(sku=sku, quantity=1, last=1, end=True)
         done(call)
     assert sorted(done(pick)["left"] for pick in idle) == list(range(10)), "picks that waited are served"
+    assert depot.stock(sku) == 100, "20 of 100 were reserved, and 20 delivered"
+    depot.delivered(seen, 1)
     for watch in watches:
-        until_level(watch, 100, "20 of 100 were reserved, and 20 delivered")
+        until_level(watch, 2, "1 was delivered")
 
 
 def done_pick(depot: Depot, sku: str, quantity: int) -> Values:
@@ -812,13 +818,12 @@ def test_slow_watcher_delays_nobody(depot: Depot) -> None:
     shared = depot.dial("shared")
     slow = depot.watch(sku, by=shared, slow=True)
     quick = [depot.watch(sku, by=shared), depot.watch(sku)]
-    for number in range(2, 14):
+    for number in range(2, 11):
         depot.delivered(sku, 1, f"{number:06d}" + "n" * 40_000)
         for watch in quick:
             until_level(watch, number, "a delivery, though another watcher does not read")
-    depot.settled()
     slow.read_again()
-    until_level(slow, 13, "the present one, once it reads again")
+    until_level(slow, number, "the present one, once it reads again")
     levels = [level["quantity"] for level in slow.replies]
     assert levels == sorted(levels), f"levels come in their order, and came {levels}"
     for level in (each for each in slow.replies if each["quantity"] > 1):
@@ -875,10 +880,13 @@ def test_broken_connection_is_retried(depot: Depot, carrier: Carrier) -> None:
     assert depot.stock(sku) == 5
 
 
-SLOW = {"CARRIER_TIMEOUT_MS": 120}
-
-
-@behaviour(stage=4, settings=SLOW, source=guide("deadlines", "Deadlines", "R5"), needs="cancel_reaches_the_carrier")
+@behaviour(
+    stage=4,
+    alone=True,
+    settings={"CARRIER_TIMEOUT_MS": 40},
+    source=guide("deadlines", "Deadlines", "R5"),
+    needs="cancel_reaches_the_carrier",
+)
 @hints(
     "Your caller has all the time in the world, and the carrier never answers. Who ends that?",
     "CARRIER_TIMEOUT_MS does, for all attempts together; it is not the caller's deadline that is over.",
@@ -886,6 +894,17 @@ SLOW = {"CARRIER_TIMEOUT_MS": 120}
 )
 def test_carrier_that_never_answers(depot: Depot, carrier: Carrier) -> None:
     """A carrier that does not answer in CARRIER_TIMEOUT_MS is given up: UNAVAILABLE, and the items are back."""
+    is_given_up(depot, carrier)
+    if not carrier.asked:  # on a slow machine the time may have been over before
+        depot.solution.kill()
+        depot.solution.restart(CARRIER_TIMEOUT_MS=PATIENT)
+        is_given_up(Depot(depot.solution, carrier, depot.chance), carrier)
+    if not carrier.asked:
+        raise LimitReached("time: the carrier's was over before it was asked")
+
+
+def is_given_up(depot: Depot, carrier: Carrier) -> None:
+    """Nobody is answered by the carrier, and both are told so, whatever their own deadline."""
     sku = depot.stocked(5)
     with carrier.holding():
         patient, hasty = depot.reserve(sku, 2), depot.reserve(sku, 3, timeout="1H")
@@ -893,8 +912,6 @@ def test_carrier_that_never_answers(depot: Depot, carrier: Carrier) -> None:
             ended(call, Code.UNAVAILABLE, why="the carrier is too slow, not the caller too hasty")
         carrier.until_cancelled("its time is over")
         depot.until_stock(sku, 5, "both were given up, so the items are back")
-    if not carrier.asked:
-        raise LimitReached("time: the carrier's was over before it was asked")
 
 
 @behaviour(
@@ -909,30 +926,32 @@ def test_vanished_client_is_cancelled(depot: Depot, carrier: Carrier) -> None:
     sku = depot.stocked(10)
     watch = depot.watch(sku)
     watch.next("the level at once")
-    for ending in ("hang_up", "close"):
-        gone = depot.dial("gone")
-        with carrier.holding():
-            depot.reserve(sku, 4, by=gone)
-            carrier.until_held()
-            until_level(watch, 6, "4 are being booked")
-            depot.watch(sku, by=gone).next("the level at once")
-            depot.pick({"sku": sku, "quantity": 1}, by=gone).next("an answer to its pick")
-            depot.deliver({"sku": sku, "quantity": 100}, end=False, by=gone)
-            depot.settled()  # all of it has been read
-            getattr(gone.connection, ending)()
-            carrier.until_cancelled("its caller's connection has ended")
-            until_level(watch, 9, "4 of the items are back, and the one that was picked stays picked")
-            depot.settled()
-        assert depot.stock(sku) == 9, "a delivery whose client vanished adds nothing"
-        depot.delivered(sku, 1)
-        until_level(watch, 10, "1 was delivered")
+    gone = {ending: depot.dial(f"gone by {ending}") for ending in ("hang_up", "close")}
+    with carrier.holding():
+        for client in gone.values():
+            depot.reserve(sku, 3, by=client)
+        carrier.until_held(len(gone))
+        until_level(watch, 4, "3 are being booked for each")
+        for client in gone.values():
+            depot.watch(sku, by=client).next("the level at once")
+            depot.pick({"sku": sku, "quantity": 1}, by=client).next("an answer to its pick")
+            depot.deliver({"sku": sku, "quantity": 100}, end=False, by=client)
+        depot.settled()  # all of it has been read
+        for left, (ending, client) in zip((1, 0), gone.items(), strict=True):
+            getattr(client.connection, ending)()
+            carrier.until_cancelled(f"its caller's connection has ended ({ending})", left)
+        until_level(watch, 8, "6 of the items are back, and the two that were picked stay picked")
+        depot.settled()
+    assert depot.stock(sku) == 8, "a delivery whose client vanished adds nothing"
+    depot.delivered(sku, 1)
+    until_level(watch, 9, "1 was delivered")
 
 
 @behaviour(
     stage=4,
     points=5,
     alone=True,
-    settings={"KEEPALIVE_MS": 50, "KEEPALIVE_TIMEOUT_MS": 180},
+    settings={"KEEPALIVE_MS": 25, "KEEPALIVE_TIMEOUT_MS": 110},
     source=document("keepalive.md", "Keepalive", "R11"),
     needs="cancel_reaches_the_carrier",
 )
@@ -979,7 +998,10 @@ def goes_silent(depot: Depot, carrier: Carrier, alive: Channel, dead: Channel) -
         depot.reserve(sku, 5, by=dead)
         carrier.until_held()
         until_level(live, 0, "5 are being booked")
-        depot.settled()
+        while depot.solution.turn():  # its PINGs so far are answered
+            pass
+        if dead.over:
+            raise NotReached("the scene could not be set: the connection ended while its client answered")
         dead.http2.answers_pings, dead.http2.pings = False, 0
         silence = f"a PING after KEEPALIVE_MS, {depot.solution.settings['KEEPALIVE_MS']}, of silence"
         depot.solution.until(lambda: dead.http2.pings or dead.over, silence, "dead")
@@ -1066,7 +1088,7 @@ def test_sigterm_sends_watchers_away(depot: Depot) -> None:
     stage=4,
     hidden=True,
     alone=True,
-    settings={"SHUTDOWN_MS": 80},
+    settings={"SHUTDOWN_MS": 20},
     source=brief("R14", "SHUTDOWN_MS"),
     needs="cancel_reaches_the_carrier",
 )
@@ -1094,11 +1116,11 @@ def test_sigterm_is_bounded(depot: Depot, carrier: Carrier) -> None:
 )
 def test_slow_watcher_costs_nothing(depot: Depot) -> None:
     """For a watcher that does not read, hardly more is kept than the present level, however many it misses."""
-    sku, number = depot.stocked(1), 80
+    sku, number, at_once = depot.stocked(1), 66, 11
     slow = depot.watch(sku, by=depot.dial("slow", NARROW), slow=True)
-    for _ in range(number):
-        depot.delivered(sku, 1, "n" * 40_000)
-    depot.settled()
+    for _ in range(number // at_once):
+        for call in [depot.deliver({"sku": sku, "quantity": 1, "note": "n" * 40_000}) for _ in range(at_once)]:
+            done(call)
     slow.read_again()
     until_level(slow, 1 + number, "the present one, once it reads again")
     kept = len(slow.replies)
@@ -1113,7 +1135,7 @@ def test_slow_watcher_costs_nothing(depot: Depot) -> None:
 )
 def test_unread_answers_stop_the_reading(depot: Depot) -> None:
     """A client that sends picks and reads no answers is served no further than buffers go, and delays nobody."""
-    sku, number = "😀" * 56 + depot.word(), 800
+    sku, number = "😀" * 56 + depot.word(), 680
     done(depot.deliver({"sku": sku, "quantity": 1000}, {"sku": sku, "quantity": 1000}))
     call = depot.pick({"sku": sku, "quantity": 1}, by=depot.dial("greedy", NARROW))
     assert call.next("an answer to its pick")["left"] == 1999
@@ -1131,15 +1153,16 @@ def test_unread_answers_stop_the_reading(depot: Depot) -> None:
 @behaviour(stage=5, points=4, source=brief("R15", "calls at once"), needs="waiting_calls_block_nobody")
 def test_many_calls_at_once(depot: Depot, carrier: Carrier) -> None:
     """A hundred calls are under way at once, on one connection, and each gets what is its own."""
-    skus = [depot.stocked(100) for _ in range(5)]
-    watches = [depot.watch(skus[number % 5]) for number in range(50)]
+    skus = [f"sku-{depot.word()}" for _ in range(25)]
+    done(depot.deliver(*({"sku": sku, "quantity": 100} for sku in skus)))
+    watches = [depot.watch(skus[number % 25]) for number in range(50)]
     for watch in watches:
         watch.next("the level at once")
     names = [depot.word() for _ in range(50)]
     with carrier.holding():
-        calls = [depot.reserve(skus[number % 5], 1, name) for number, name in enumerate(names)]
+        calls = [depot.reserve(skus[number % 25], 1, name) for number, name in enumerate(names)]
         carrier.until_asked(50, "50 bookings at once: none waits for another")
     for call, name in zip(calls, names, strict=True):
         assert done(call)["tracking"] == tracking_of(name), "each call gets its own answer"
     for watch in watches:
-        until_level(watch, 90, "10 of each were reserved")
+        until_level(watch, 98, "2 of each were reserved")

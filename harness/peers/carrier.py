@@ -171,9 +171,9 @@ class Carrier:
             self.solution, lambda: len(self.waiting_now) >= number, f"{number} held calls at the carrier"
         )
 
-    def until_cancelled(self, why: str) -> None:
-        """Wait until nothing is waited for here any more. Raises Broken."""
-        self.solution.until(lambda: not self.waiting_now, f"a cancelled call: {why}", NAME)
+    def until_cancelled(self, why: str, left: int = 0) -> None:
+        """Wait until no more than so many calls are `left` that are waited for here. Raises Broken."""
+        self.solution.until(lambda: len(self.waiting_now) <= left, f"a cancelled call: {why}", NAME)
 
     @property
     def waiting_now(self) -> list[Asked]:
