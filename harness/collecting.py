@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -164,6 +165,13 @@ def behaviours_of(kata: Kata) -> ModuleType:
             raise
         remedy = f"pip install 'backend-katas[{kata.extra}]'"
         raise Lacking(f"{kata.name} needs {missing.name}, which is not installed: {remedy}") from None
+
+
+def preload(name: str) -> None:
+    """Import what a kata's behaviours import, as far as it is there, in a process that is to know it beforehand."""
+    for each in katas.imports_of(name):
+        with suppress(ImportError):
+            importlib.import_module(each)
 
 
 def declared(kata: Kata) -> list[Behaviour]:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import kata as katas
 from harness.collecting import declared
 from harness.grading import levels, warm, worker
 from harness.kata import Kata
@@ -214,7 +213,7 @@ class Workers:
         results.unlink(missing_ok=True)
         with tempfile.TemporaryFile() as log:
             order = {
-                "imports": katas.imports_of(kata.name),
+                "kata": kata.name,
                 "environment": _environment_in(room),
                 "room": str(room),
                 "seconds": LONGEST,

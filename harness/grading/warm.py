@@ -3,7 +3,7 @@
 Runs as a program (`python -I warm.py`), so that neither the current folder nor the environment can put anything before
 this copy of the kit. Its standard input is a socket of packets, each with an order as JSON and three descriptors:
 
-    {"imports": [...], "environment": {...}, "room": FOLDER, "seconds": ..., "arguments": [...]}
+    {"kata": NAME, "environment": {...}, "room": FOLDER, "seconds": ..., "arguments": [...]}
     its worker's standard input, its output, and where it writes its status before it ends
 
 Nothing of a submission is ever met here. It ends when the grader does.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib
 import io
 import json
 import os
@@ -42,6 +41,8 @@ def warm_up() -> None:
 
 
 def serve() -> None:
+    from harness.collecting import preload
+
     control = socket.socket(fileno=os.dup(0))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for workers here: they tell the grader
     while True:
@@ -49,9 +50,7 @@ def serve() -> None:
         if not packet:
             return
         order = json.loads(packet)
-        for name in order["imports"]:
-            with contextlib.suppress(ImportError):  # then the run says so
-                importlib.import_module(name)
+        preload(order["kata"])
         if os.fork() == 0:
             control.close()
             become_worker(order, *descriptors)

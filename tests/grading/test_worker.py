@@ -62,7 +62,7 @@ def start(tmp_path, warm):
         options = ["-q", "-p", "no:cacheprovider", "-c", str(Path(worker.__file__).with_suffix(".ini"))]
         plugins = ["-p", "harness.plugin", "-p", "pytest_timeout"]
         order = {
-            "imports": ["colorsys", "no.such.module"],
+            "kata": "jwt",
             "environment": {"PATH": os.environ["PATH"], "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "GIVEN": "yes"},
             "room": str(tmp_path / "room"),
             "seconds": seconds,
@@ -133,7 +133,8 @@ import os, sys
 def test_it():
     assert {wanted} <= set(os.environ)
     assert not set(os.environ) - {wanted} - {{"PYTEST_CURRENT_TEST", "PYTEST_VERSION"}}
-    assert "colorsys" in sys.modules
+    assert "harness.peers.identity_provider" in sys.modules
+    assert "harness.behaviours.jwt" not in sys.modules, "pytest rewrites it"
     assert os.getcwd() == "/" and os.getsid(0) == os.getppid()
 """
     assert start(test).wait() == 0
