@@ -28,16 +28,16 @@ from harness.wire.http1 import Client, Headers, Incoming, Request, Response
 PEERS = [IdentityProvider]
 ISSUER, AUDIENCE = "https://issuer.test/tenant-7", "https://api.test/v1"  # as kata.toml has them
 LEEWAY = 30  # seconds
-TTL = 60  # ms
+TTL = 30  # ms
 EXACT = {"LEEWAY_MS": 0}
 STALE_SOON = {"JWKS_TTL_MS": TTL}
-MORTAL = {"JWKS_TTL_MS": TTL, "JWKS_STALE_MS": 80}
-TIMEOUT = 100  # ms
+MORTAL = {"JWKS_TTL_MS": TTL, "JWKS_STALE_MS": 20}
+TIMEOUT, LONGER = 50, (400, 1600)  # ms; the longer ones are for a slow machine
 HASTY = {"JWKS_TIMEOUT_MS": TIMEOUT}
 CALM = {"JWKS_COOLDOWN_MS": 3_600_000}
-RECOVERING = {"JWKS_COOLDOWN_MS": 30}
+RECOVERING = {"JWKS_COOLDOWN_MS": 10}
 MIB = 1 << 20
-ROUNDS = 15
+LONG_KID, ROUND, ROUNDS = 5000, 40, 22  # characters of a kid, kids in a round, rounds
 AUTH_PARAM = r'[\w-]+ *= *(?:"(?:[^"\\]|\\.)*"|[^\s",]+)'  # RFC 9110, 11.2
 CHALLENGE = re.compile(f"Bearer(?: +(?P<parameters>{AUTH_PARAM}(?: *, *{AUTH_PARAM})*))?")
 PARAMETER = re.compile(r'([\w-]+) *= *(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))')
@@ -577,6 +577,15 @@ def test_leeway_direction(api: Api) -> None:
     api.all_refused([("expired 45 s ago", api.token(exp=now - 45)), ("valid in 60 s", api.token(nbf=now + 60))])
 
 
+def until_not_accepted(api: Api, token: str, reply: Response) -> Response:
+    """Ask again with a token that was accepted until it is not, or was for 3 s; the last answer."""
+    deadline = waiting.now() + 3
+    while reply.status == 200 and waiting.now() < deadline:
+        waiting.elapse(api.solution, 10)
+        reply = api.get("the same token again", token)
+    return reply
+
+
 @behaviour(
     stage=2,
     hidden=True,
@@ -586,15 +595,13 @@ def test_leeway_direction(api: Api) -> None:
 )
 def test_dies_at_exp(api: Api) -> None:
     """A token dies at exp, and not after it; a verdict is never remembered beyond."""
-    token = api.token(exp=waiting.unix_time() + 0.15)
-    first = api.get("a token with 150 ms to live", token)
-    if first.status == 200:
-        deadline = waiting.now() + 3
-        while (reply := api.get("the same token again", token)).status == 200 and waiting.now() < deadline:
-            waiting.elapse(api.solution, 20)
-        api.assert_refused("a token whose time is over", reply)
-    else:
-        api.assert_refused("a token whose time was over on a slow machine", first)
+    for life in (60, 150):  # ms; on a slow machine the first may be over before it is seen
+        token = api.token(exp=waiting.unix_time() + life / 1000)
+        reply = api.get(f"a token with {life} ms to live", token)
+        if reply.status == 200:
+            api.assert_refused("a token whose time is over", until_not_accepted(api, token, reply))
+            break
+        api.assert_refused("a token whose time was over on a slow machine", reply)
     api.refused("exp is this very second, and gone", api.token(exp=int(waiting.unix_time())))
     api.works()
 
@@ -631,7 +638,6 @@ def test_one_token_one_place(api: Api) -> None:
 @behaviour(
     stage=2,
     hidden=True,
-    alone=True,
     source=rfc(6750, "5.3", "Summary of Recommendations"),
     needs="tampered_token_refused",
 )
@@ -946,7 +952,7 @@ def test_ttl_refresh_single(api: Api, issuer: IdentityProvider) -> None:
     api.works()
     before = len(issuer.fetches)
     with issuer.holding():
-        waiting.elapse(api.solution, 1.5 * TTL)
+        waiting.elapse(api.solution, TTL + 30)  # ms more, for a program that is slow to take the set in
         requests = [api.ask("a known key, and a stale set", api.token()) for _ in range(12)]
         api.solution.until(lambda: len(issuer.fetches) > before, "a refresh of the stale set", "issuer")
         api.solution.settled()
@@ -989,7 +995,7 @@ def test_cold_start_outage(api: Api, issuer: IdentityProvider) -> None:
 
 def until_fetched_in_time(api: Api) -> None:
     """A fetch that works; where none is over within JWKS_TIMEOUT_MS, on a slow machine, the API is given more."""
-    for timeout in (4 * TIMEOUT, 16 * TIMEOUT):
+    for timeout in LONGER:
         for _ in range(3):
             reply = api.get("a good token", api.token())
             if reply.status == 200:
@@ -1058,11 +1064,11 @@ def test_outage_keeps_keys(api: Api, issuer: IdentityProvider) -> None:
 )
 def test_stale_limit(api: Api, issuer: IdentityProvider) -> None:
     """Old keys are not used for ever: past TTL and STALE the answer is 503, until a fetch works."""
-    api.works()
+    until_accepted(api, {503})  # on a slow machine a set may be too old before it is used
     with issuer.answering(FAULTS["500"]):
         deadline = waiting.now() + 3
         while (reply := api.get("a good token", api.token())).status == 200 and waiting.now() < deadline:
-            waiting.elapse(api.solution, 20)
+            waiting.elapse(api.solution, 10)
         assert reply.status == 503, f"no key can be trusted any more: 503 is owed, and came {reply}"
     until_accepted(api, {503})
 
@@ -1095,7 +1101,7 @@ def test_jwks_slow(api: Api, issuer: IdentityProvider) -> None:
         deadline = waiting.now() + 3 + int(api.solution.settings["JWKS_TIMEOUT_MS"]) / 1000
         while not dripping.answered and waiting.now() < deadline:
             drip.send(b"1\r\n \r\n")
-            waiting.elapse(api.solution, 20)
+            waiting.elapse(api.solution, 10)
         assert dripping.answered, "the fetch as a whole has JWKS_TIMEOUT_MS, and bytes that trickle in don't prolong it"
         assert dripping.response().status in (401, 503), "401 or 503 is owed"
         api.works()
@@ -1155,10 +1161,10 @@ def test_load_no_refetch(api: Api, issuer: IdentityProvider) -> None:
     """Many requests over a few connections, with different good tokens, cause no fetch."""
     api.works()
     before = len(issuer.fetches)
-    tokens = [api.token(jti=api.word()) for _ in range(20)]
+    tokens = [api.token(jti=api.word()) for _ in range(16)]
     clients = [Client(api.solution, f"client {number}") for number in range(5)]
-    for number in range(120):
-        reply = clients[number % 5].request("GET", "/me", bearer(tokens[number % 20]))
+    for number in range(48):
+        reply = clients[number % 5].request("GET", "/me", bearer(tokens[number % 16]))
         assert reply.status == 200, f"request {number}: 200 is owed, and came {reply}"
     api.unfetched(before)
     for client in clients:
@@ -1182,20 +1188,20 @@ def test_random_kid_flood(api: Api, issuer: IdentityProvider) -> None:
     api.works()
     stranger, flood = EcKey(""), Client(api.solution, "flood")
 
-    def round_of(number: int) -> None:
-        for _ in range(number):
-            stranger.kid = api.word() + "x" * 4000
+    def a_round() -> None:
+        for _ in range(ROUND):
+            stranger.kid = api.word().ljust(LONG_KID, "x")
             reply = flood.request("GET", "/me", bearer(api.token(stranger)))
             assert reply.status in (401, 503), f"a kid that is nowhere: 401 or 503 is owed, and came {reply}"
         api.works()
 
-    round_of(60)
+    a_round()
     for _ in range(ROUNDS):
         before = api.solution.memory_bytes()
-        round_of(60)
-        if api.solution.memory_bytes() - before < 60 * 4000 / 2:
+        a_round()
+        if api.solution.memory_bytes() - before < ROUND * LONG_KID / 2:
             break
     else:
-        raise AssertionError(f"{ROUNDS} times 60 kids of 4 KB, and memory grew each time: something keeps them")
+        raise AssertionError(f"{ROUNDS} times {ROUND} kids of 5 KB, and memory grew each time: something keeps them")
     assert len(issuer.fetches) <= 2, f"JWKS_COOLDOWN_MS is an hour, and there were {len(issuer.fetches)} fetches"
     flood.close()
