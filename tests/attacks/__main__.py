@@ -62,7 +62,8 @@ def known_rows(wanted: list[int]) -> list[str]:
 
 def main(wanted: list[int]) -> int:
     why_not = {level: probe.why_not(level) for level in LEVELS}
-    rows = known_rows(wanted) if wanted else [row(number, words, "") for number, words in ELSEWHERE.items()]
+    rows = [row(number, words, "") for number, words in ELSEWHERE.items()]
+    rows += known_rows([*wanted, *ELSEWHERE]) if wanted else []
     failed = 0
     for attack in ATTACKS:
         if wanted and attack.number not in wanted:
