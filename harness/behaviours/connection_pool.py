@@ -23,12 +23,15 @@ PEERS = [Redis]
 ONE = {"POOL_MAX": 1}
 ACQUIRE = 60  # ms; so are the next
 COMMAND = 80
-IDLE = 50
+IDLE = 30
+LATE = 50  # by which a timer may be late on a busy machine
+GENEROUS = 500  # for what merely has to happen: only a program that is wrong takes so long
 IMPATIENT = {"POOL_MAX": 1, "ACQUIRE_TIMEOUT_MS": ACQUIRE}
 SHORT = {"POOL_MAX": 1, "COMMAND_TIMEOUT_MS": COMMAND, "CONNECT_TIMEOUT_MS": COMMAND}
 EXPIRING = {"IDLE_TIMEOUT_MS": IDLE}
 AGEING = {"MAX_LIFETIME_MS": IDLE, "POOL_MAX": 1}
-DRAINING = {"DRAIN_TIMEOUT_MS": 60}
+TWO = {"POOL_MAX": 2}
+DRAINING = {"DRAIN_TIMEOUT_MS": 10}
 CMAP_URL = "https://github.com/mongodb/specifications/blob/master/source/connection-monitoring-and-pooling"
 REDIS_PY = Source("README P6; redis-py #2624, #2665", "https://github.com/redis/redis-py/issues/2665")
 ASYNCPG = Source("README P5, P7; asyncpg #467", "https://github.com/MagicStack/asyncpg/issues/467")
@@ -115,6 +118,12 @@ class Gateway:
             self.solution.until(lambda: len(self.redis.held) == self.most, owed, "redis")
         for request in requests:
             assert self.answer(request).status == 200, "each of them is answered"
+
+    def emptied(self) -> None:
+        """Redis closes what is idle: whoever comes next needs a new connection."""
+        for session in self.redis.open_sessions:
+            session.connection.half_close()
+        self.settled()
 
     def until_closed(self, sessions: list[Session], owed: str) -> None:
         """Wait until the gateway has closed these connections."""
@@ -275,9 +284,7 @@ def test_error_reply_keeps_connection(gateway: Gateway, redis: Redis) -> None:
 def test_dead_idle_replaced(gateway: Gateway, redis: Redis) -> None:
     """If redis closed an idle connection, the next request works at once, also one that is never repeated."""
     gateway.works()
-    for session in redis.open_sessions:
-        session.connection.half_close()
-    gateway.settled()
+    gateway.emptied()
 
     counter = gateway.key("c")
     gateway.counted(gateway.increment(counter), 1)
@@ -291,12 +298,12 @@ def test_idle_expired_not_reused(gateway: Gateway, redis: Redis) -> None:
     """A connection that was idle for longer than IDLE_TIMEOUT_MS is closed, and not used again."""
     gateway.works()
     old = redis.open_sessions
-    waiting.elapse(gateway.solution, 2 * IDLE)
+    waiting.elapse(gateway.solution, IDLE + LATE)
 
     counter = gateway.key("c")
     gateway.counted(gateway.increment(counter), 1)
     (command,) = redis.seen("INCR", counter)
-    assert command.session not in old, f"idle for {2 * IDLE} ms with a limit of {IDLE}, and it was used again"
+    assert command.session not in old, f"idle for {IDLE + LATE} ms with a limit of {IDLE}, and it was used again"
     gateway.solution.until(
         lambda: not any(each.open for each in old), "the end of the connection that expired", "redis"
     )
@@ -312,18 +319,16 @@ def test_idle_expired_not_reused(gateway: Gateway, redis: Redis) -> None:
 def test_lifetime_renews(gateway: Gateway, redis: Redis) -> None:
     """A connection older than MAX_LIFETIME_MS is replaced, even if it is used all the time."""
     gateway.works()
-    if redis.open_sessions:
-        redis.open_sessions[0].connection.half_close()
-    gateway.settled()
+    gateway.emptied()
     counter, number = gateway.key("c"), 1
     gateway.counted(gateway.increment(counter), 1)
     (first,), began = {each.session for each in redis.seen("INCR", counter)}, waiting.now()
-    while waiting.now() < began + 10 * IDLE / 1000:
+    while waiting.now() < began + GENEROUS / 1000:
         number += 1
         gateway.counted(gateway.increment(counter), number)
         if redis.seen("INCR", counter)[-1].session is not first:
             return
-    raise AssertionError(f"MAX_LIFETIME_MS is {IDLE}, and a connection is still used after {10 * IDLE} ms")
+    raise AssertionError(f"MAX_LIFETIME_MS is {IDLE}, and a connection is still used after {GENEROUS} ms")
 
 
 @behaviour(
@@ -335,8 +340,8 @@ def test_long_use_not_cut(gateway: Gateway, redis: Redis) -> None:
     with redis.holding("GET"):
         request = gateway.get(key)
         redis.until_held()
-        waiting.elapse(gateway.solution, 2 * IDLE)
-        gateway.settled()
+        waiting.elapse(gateway.solution, 1.2 * IDLE)
+        gateway.settled()  # a timer that was due by then has fired, however late
         assert redis.held, "the connection was closed while a command was under way on it"
     reply = gateway.answer(request)
     assert (reply.status, reply.body) == (200, b"patience"), f"200 and the value are owed, and came {reply}"
@@ -360,12 +365,12 @@ def test_long_use_not_cut(gateway: Gateway, redis: Redis) -> None:
 def test_shrinks_under_light_load(gateway: Gateway, redis: Redis) -> None:
     """After a burst, light traffic keeps few connections alive, and the others expire."""
     gateway.works_in_full()
-    deadline = waiting.now() + 10 * IDLE / 1000
+    deadline = waiting.now() + GENEROUS / 1000
     while len(redis.open_sessions) > 1 and waiting.now() < deadline:
         gateway.works()
-        waiting.elapse(gateway.solution, IDLE / 8)
+        waiting.elapse(gateway.solution, 1)  # all four in turn stay far below IDLE, so a queue never shrinks
     left = len(redis.open_sessions)
-    assert left <= 1, f"one request at a time needs one connection, and {left} are kept for {10 * IDLE} ms"
+    assert left <= 1, f"one request at a time needs one connection, and {left} are kept for {GENEROUS} ms"
     gateway.works()
 
 
@@ -415,9 +420,7 @@ def test_aborted_transaction_not_inherited(gateway: Gateway, redis: Redis) -> No
 def test_refused_handshake_leaks_nothing(gateway: Gateway, redis: Redis) -> None:
     """AUTH refused, or redis full: 502, the socket is closed, and the slot is free."""
     for way in (redis.refusing_auth(), redis.greeting_with(b"-ERR max number of clients reached\r\n")):
-        for session in redis.open_sessions:
-            session.connection.half_close()
-        gateway.settled()
+        gateway.emptied()
         with way:
             for _ in range(gateway.most + 1):
                 reply = gateway.answer(gateway.get(gateway.key()))
@@ -533,14 +536,14 @@ def test_busy_connection_blocks_nobody(gateway: Gateway, redis: Redis) -> None:
 @behaviour(
     stage=3,
     hidden=True,
-    alone=True,
-    settings={"POOL_MAX": 2},
+    settings=TWO,
     source=cmap("Checking Out, connecting does not block", "P4"),
     needs="max_respected",
 )
 def test_slow_connect_blocks_nobody(gateway: Gateway, redis: Redis) -> None:
     """While one connection is being opened, a connection that comes back is lent."""
     first, second, third = (gateway.stored(b"%d" % number) for number in range(3))
+    gateway.emptied()
     with redis.holding("GET", "AUTH"):
         one = gateway.get(first)
         redis.until_held()[0].release()  # AUTH of the first connection
@@ -618,11 +621,12 @@ def test_departed_user_no_crosstalk(gateway: Gateway, redis: Redis) -> None:
     assert gateway.fetched(bob) == b"bob", "also to the one after it"
 
 
-@behaviour(stage=3, hidden=True, alone=True, settings=ONE, source=ASYNCPG, needs="max_respected")
+@behaviour(stage=3, hidden=True, settings=ONE, source=ASYNCPG, needs="max_respected")
 @incident("asyncpg #547: a task that was cancelled at the wrong moment took its connection out of the pool for good.")
 def test_departed_while_connecting(gateway: Gateway, redis: Redis) -> None:
     """If a client leaves while its connection is being opened, neither the slot nor the socket is lost."""
     value = gateway.stored(b"mine")
+    gateway.emptied()
     with redis.holding("AUTH"):
         leaver = gateway.get(gateway.key())
         redis.until_held()
@@ -684,7 +688,7 @@ def test_handoff_meets_timeout(gateway: Gateway, redis: Redis) -> None:
         (waiter,) = in_line(gateway, [waiter_key])
         redis.hold()
         with gateway.solution.frozen():
-            waiting.elapse(gateway.solution, 1.3 * ACQUIRE)
+            waiting.elapse(gateway.solution, 1.1 * ACQUIRE)
             held.release()
         assert gateway.answer(holder).body == b"hold", "the holder is answered, whatever became of the waiter"
         reply = gateway.answer(waiter)
@@ -740,7 +744,6 @@ def test_discard_wakes_waiter(gateway: Gateway, redis: Redis) -> None:
 @behaviour(
     stage=4,
     hidden=True,
-    alone=True,
     settings=ONE,
     source=brief("P5", "also when a connect fails"),
     needs="max_respected",
@@ -753,6 +756,7 @@ def test_discard_wakes_waiter(gateway: Gateway, redis: Redis) -> None:
 def test_failed_connect_wakes_waiter(gateway: Gateway, redis: Redis) -> None:
     """When a connect fails, the next waiter tries at once."""
     key = gateway.stored(b"next")
+    gateway.emptied()
     with redis.holding("AUTH"):
         first = gateway.get(gateway.key())
         (auth,) = redis.until_held()
@@ -765,11 +769,10 @@ def test_failed_connect_wakes_waiter(gateway: Gateway, redis: Redis) -> None:
     assert reply.body == b"next", f"the slot is free: the waiter is owed its value, and got {reply}"
 
 
-@behaviour(
-    stage=4, hidden=True, alone=True, settings=SHORT, source=brief("P5", "CONNECT_TIMEOUT_MS"), needs="max_respected"
-)
+@behaviour(stage=4, hidden=True, settings=SHORT, source=brief("P5", "CONNECT_TIMEOUT_MS"), needs="max_respected")
 def test_connect_timeout_frees_slot(gateway: Gateway, redis: Redis) -> None:
     """A connect that never finishes ends with 502, 503 or 504, its socket closed and its slot free."""
+    gateway.emptied()
     with redis.holding("AUTH"):
         first = gateway.get(gateway.key())
         redis.until_held()
@@ -867,9 +870,7 @@ def test_upstream_restart(gateway: Gateway, redis: Redis) -> None:
 @behaviour(stage=4, hidden=True, source=brief("P9", "a failed connect costs one request"), needs="upstream_down_502")
 def test_outage_no_storm(gateway: Gateway, redis: Redis) -> None:
     """While every connect fails, each request causes one attempt at most, and none comes without a request."""
-    for session in redis.open_sessions:
-        session.connection.half_close()
-    gateway.settled()
+    gateway.emptied()
     before = redis.accepts
     with redis.greeting_with(b"-ERR max number of clients reached\r\n"):
         requests = [gateway.increment(gateway.key("c")) for _ in range(30)]
@@ -931,11 +932,9 @@ def test_sigterm_deadline(gateway: Gateway, redis: Redis) -> None:
 # -- stage 5: scale -------------------------------------------------------------------------------------------------
 
 
-@behaviour(
-    stage=5, hidden=True, alone=True, settings={"POOL_MAX": 2}, source=cmap("WaitQueue", "Scale"), needs="fifo_waiters"
-)
+@behaviour(stage=5, hidden=True, settings=TWO, source=cmap("WaitQueue", "Scale"), needs="fifo_waiters")
 def test_many_waiters_linear(gateway: Gateway, redis: Redis) -> None:
-    """A request costs as much with 250 waiting as with 10."""
+    """A request costs as much with 200 waiting as with 10."""
 
     def cost(number: int, served: int) -> float:
         """CPU seconds for each of the first that are served, while the others wait."""
@@ -946,17 +945,18 @@ def test_many_waiters_linear(gateway: Gateway, redis: Redis) -> None:
             gateway.settled()
             before = gateway.solution.cpu_seconds()
             for _ in range(served):
-                redis.until_held()[0].release()
-                gateway.settled()
+                redis.until_held(2)[0].release()  # both connections are lent again: the last one was passed on
+            redis.until_held(2)
+            gateway.settled()
             spent = gateway.solution.cpu_seconds() - before
         for request in requests:
             assert gateway.answer(request).status == 200, "everybody is served in the end"
         return spent / served
 
     cost(10, served=8)
-    few, many = statistics.median(cost(10, served=8) for _ in range(3)), cost(250, served=40)
+    few, many = statistics.median(cost(10, served=8) for _ in range(3)), cost(200, served=16)
     assert many <= 4 * few + 0.0003, (
-        f"a request cost {few * 1000:.2f} ms of CPU with 10 in line, and {many * 1000:.2f} ms with 250"
+        f"a request cost {few * 1000:.2f} ms of CPU with 10 in line, and {many * 1000:.2f} ms with 200"
     )
 
 
