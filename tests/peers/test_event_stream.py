@@ -37,7 +37,7 @@ def theirs(whole: bytes) -> list[tuple[str, str, str]]:
     return [(event.id, event.event, event.data) for event in EventSource(response).iter_sse()]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(STREAMS, st.integers(1, 7))
 def test_it_dispatches_what_another_parser_dispatches(lines, size):
     whole = "".join(line + end for line, end in [*lines, ("data: last", "\n"), ("", "\n")]).encode()

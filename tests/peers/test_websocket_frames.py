@@ -61,7 +61,7 @@ def cut(whole: bytes, size: int) -> list[bytes]:
     return [whole[at : at + size] for at in range(0, len(whole), size)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(OPCODES, SIZES, st.booleans(), st.binary(min_size=4, max_size=4))
 def test_what_is_written_is_read(opcode, size, fin, key):
     payload = bytes(range(256)) * (size // 256) + bytes(size % 256)
@@ -104,7 +104,7 @@ def test_masking_twice_changes_nothing(payload, key):
 MESSAGES = st.lists(st.one_of(st.text(max_size=8), st.binary(max_size=8), st.just("x" * 126), st.just(b"y" * 65536)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(MESSAGES, st.integers(1, 5), st.integers(1, 9))
 def test_what_they_write_is_read_however_it_is_cut(messages, fragment, size):
     whole = b""
