@@ -134,15 +134,19 @@ class Gateway:
         reply = self.answer(request)
         assert (reply.status, reply.body) == (200, b"%d" % value), f"200 {value} is owed, and came {reply}"
 
+    def until_came(self, name: str, key: str = "") -> None:
+        """Redis has a command, as the scene needs it; with short limits it may have been given up by now."""
+        waiting.until_reached(self.solution, lambda: self.redis.seen(name, key), f"{name} {key}".strip())
+
     def until_served_in_time(self, wanted: int = 200) -> None:
         """With short limits an ordinary request may come too late on a busy machine: then it proves nothing."""
-        for _ in range(20):
+        for _ in range(50):
             key, began = self.stored(b"fine"), waiting.now()
             reply = self.answer(self.get(key))
             if reply.status == wanted or waiting.now() - began < COMMAND / 2000:
                 assert reply.status == wanted, f"{wanted} is owed, and came {reply}"
                 return
-        raise LimitReached(f"20 requests in a row took longer than {COMMAND / 2} ms: the machine is too busy")
+        raise LimitReached(f"50 requests in a row took longer than {COMMAND / 2} ms: the machine is too busy")
 
 
 @pytest.fixture
@@ -536,6 +540,7 @@ def test_busy_connection_blocks_nobody(gateway: Gateway, redis: Redis) -> None:
 @behaviour(
     stage=3,
     hidden=True,
+    alone=True,
     settings=TWO,
     source=cmap("Checking Out, connecting does not block", "P4"),
     needs="max_respected",
@@ -543,7 +548,6 @@ def test_busy_connection_blocks_nobody(gateway: Gateway, redis: Redis) -> None:
 def test_slow_connect_blocks_nobody(gateway: Gateway, redis: Redis) -> None:
     """While one connection is being opened, a connection that comes back is lent."""
     first, second, third = (gateway.stored(b"%d" % number) for number in range(3))
-    gateway.emptied()
     with redis.holding("GET", "AUTH"):
         one = gateway.get(first)
         redis.until_held()[0].release()  # AUTH of the first connection
@@ -621,12 +625,11 @@ def test_departed_user_no_crosstalk(gateway: Gateway, redis: Redis) -> None:
     assert gateway.fetched(bob) == b"bob", "also to the one after it"
 
 
-@behaviour(stage=3, hidden=True, settings=ONE, source=ASYNCPG, needs="max_respected")
+@behaviour(stage=3, hidden=True, alone=True, settings=ONE, source=ASYNCPG, needs="max_respected")
 @incident("asyncpg #547: a task that was cancelled at the wrong moment took its connection out of the pool for good.")
 def test_departed_while_connecting(gateway: Gateway, redis: Redis) -> None:
     """If a client leaves while its connection is being opened, neither the slot nor the socket is lost."""
     value = gateway.stored(b"mine")
-    gateway.emptied()
     with redis.holding("AUTH"):
         leaver = gateway.get(gateway.key())
         redis.until_held()
@@ -712,11 +715,11 @@ def test_timed_out_reply_not_reused(gateway: Gateway, redis: Redis) -> None:
     with redis.holding("GET"):
         began = waiting.now()
         late = gateway.get(alice)
-        redis.until_held()
+        gateway.until_came("GET", alice)
         reply = gateway.answer(late)
         assert reply.status == 504, f"no reply within {COMMAND} ms: 504 is owed, and came {reply}"
         waited = (waiting.now() - began) * 1000
-        assert waited >= 0.9 * COMMAND, f"COMMAND_TIMEOUT_MS is {COMMAND}, and the 504 came after {waited:.0f} ms"
+        assert waited >= COMMAND - 8, f"COMMAND_TIMEOUT_MS is {COMMAND}, and the 504 came after {waited:.0f} ms"
         redis.hold()
         request = gateway.get(bob)
         gateway.settled()
@@ -744,6 +747,7 @@ def test_discard_wakes_waiter(gateway: Gateway, redis: Redis) -> None:
 @behaviour(
     stage=4,
     hidden=True,
+    alone=True,
     settings=ONE,
     source=brief("P5", "also when a connect fails"),
     needs="max_respected",
@@ -756,7 +760,6 @@ def test_discard_wakes_waiter(gateway: Gateway, redis: Redis) -> None:
 def test_failed_connect_wakes_waiter(gateway: Gateway, redis: Redis) -> None:
     """When a connect fails, the next waiter tries at once."""
     key = gateway.stored(b"next")
-    gateway.emptied()
     with redis.holding("AUTH"):
         first = gateway.get(gateway.key())
         (auth,) = redis.until_held()
@@ -769,13 +772,14 @@ def test_failed_connect_wakes_waiter(gateway: Gateway, redis: Redis) -> None:
     assert reply.body == b"next", f"the slot is free: the waiter is owed its value, and got {reply}"
 
 
-@behaviour(stage=4, hidden=True, settings=SHORT, source=brief("P5", "CONNECT_TIMEOUT_MS"), needs="max_respected")
+@behaviour(
+    stage=4, hidden=True, alone=True, settings=SHORT, source=brief("P5", "CONNECT_TIMEOUT_MS"), needs="max_respected"
+)
 def test_connect_timeout_frees_slot(gateway: Gateway, redis: Redis) -> None:
     """A connect that never finishes ends with 502, 503 or 504, its socket closed and its slot free."""
-    gateway.emptied()
     with redis.holding("AUTH"):
         first = gateway.get(gateway.key())
-        redis.until_held()
+        gateway.until_came("AUTH")
         reply = gateway.answer(first)
         assert reply.status in TOO_LATE, f"redis never answers AUTH: 502, 503 or 504 is owed, and came {reply}"
         gateway.solution.until(lambda: not redis.open_sessions, "the end of the connection that never was", "redis")
@@ -934,7 +938,7 @@ def test_sigterm_deadline(gateway: Gateway, redis: Redis) -> None:
 
 @behaviour(stage=5, hidden=True, settings=TWO, source=cmap("WaitQueue", "Scale"), needs="fifo_waiters")
 def test_many_waiters_linear(gateway: Gateway, redis: Redis) -> None:
-    """A request costs as much with 200 waiting as with 10."""
+    """A request costs as much with 250 waiting as with 10."""
 
     def cost(number: int, served: int) -> float:
         """CPU seconds for each of the first that are served, while the others wait."""
@@ -954,9 +958,9 @@ def test_many_waiters_linear(gateway: Gateway, redis: Redis) -> None:
         return spent / served
 
     cost(10, served=8)
-    few, many = statistics.median(cost(10, served=8) for _ in range(3)), cost(200, served=16)
+    few, many = statistics.median(cost(10, served=8) for _ in range(3)), cost(250, served=20)
     assert many <= 4 * few + 0.0003, (
-        f"a request cost {few * 1000:.2f} ms of CPU with 10 in line, and {many * 1000:.2f} ms with 200"
+        f"a request cost {few * 1000:.2f} ms of CPU with 10 in line, and {many * 1000:.2f} ms with 250"
     )
 
 
