@@ -773,15 +773,25 @@ def test_silent_clients_are_cut(front: Front) -> None:
 )
 def test_dripping_clients_are_cut(front: Front) -> None:
     """HANDSHAKE_MS is for the whole handshake: a byte now and then does not prolong it."""
-    drip = front.tls(who="dripping client", held=True)
+    for _ in range(TRIES):
+        if longest_pause_until_cut(front) < HANDSHAKE:  # else it may have been a pause that was too long
+            break
+    front.serves_in_time()
+
+
+def longest_pause_until_cut(front: Front) -> float:
+    """Send a byte now and then until the connection ends; the longest time without one, in ms. Raises Broken."""
+    drip, pauses = front.tls(who="dripping client", held=True), []
     for _ in range(20):  # the brief gives 300 ms more, for servers that look at all deadlines now and then
+        before = waiting.now()
         drip.release_bytes(1)
         front.solution.settled()
+        if not drip.connection.ended:
+            waiting.elapse(front.solution, HANDSHAKE / 4)
+        pauses.append((waiting.now() - before) * 1000)
         if drip.connection.ended:
-            break
-        waiting.elapse(front.solution, HANDSHAKE / 4)
-    assert drip.connection.ended, f"after {HANDSHAKE} ms the end is owed, and it goes on after {5 * HANDSHAKE} ms"
-    front.serves_in_time()
+            return max(pauses)
+    raise Broken(f"after {HANDSHAKE} ms the end is owed, and it goes on after {5 * HANDSHAKE} ms")
 
 
 @behaviour(stage=4, points=4, source=rfc(9112, "9.8", "TLS Connection Closure"))

@@ -123,7 +123,9 @@ class Warm:
         return worker
 
     def _running(self) -> socket.socket:
-        if self._control is None or self._process is None or self._process.poll() is not None:
+        if self._process is None or self._control is None or self._process.poll() is not None:
+            if self._control:
+                self._control.close()
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self._process = subprocess.Popen(
