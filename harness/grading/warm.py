@@ -6,7 +6,8 @@ this copy of the kit. Its standard input is a socket of packets, each with an or
     {"kata": NAME, "environment": {...}, "room": FOLDER, "seconds": ..., "arguments": [...]}
     its worker's standard input, its output, and where it writes its status before it ends
 
-Nothing of a submission is ever met here. It ends when the grader does.
+Nothing of a submission is ever met here. It ends when the grader does. (The fork server of multiprocessing, which
+`kata watch` uses, is not run with -I, and a worker of Dask may not start its processes.)
 """
 
 from __future__ import annotations

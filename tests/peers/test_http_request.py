@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import h11
 import pytest
 
 from harness.solution.program import Solution
 from harness.verdicts import Broken
-from harness.wire.http1 import Client, Request, Response
+from harness.wire.http1 import Client, Reader, Request, Response
 from harness.wire.tcp import Connection
 
 from .foreign import http_server
@@ -178,13 +179,6 @@ def test_a_client_leaves_a_connection_whose_process_was_killed(scratch):
         assert client.request("GET", "/big/4").body == b"xxxx"
 
 
-def test_a_clients_response_may_end_with_the_connection(scratch):
-    with http_server(scratch, "stdlib.py") as solution:
-        client = Client(solution, "client")
-        assert client.request("GET", "/old").body == b"until the end"
-        assert client.request("GET", "/old").body == b"until the end"
-
-
 # -- against bytes --------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +202,17 @@ def test_a_response_without_a_length_ends_with_the_connection(script, data, expe
     reply = request.response()
 
     assert (reply.status, reply.body) == expected
+
+
+def test_a_body_may_arrive_together_with_the_end_that_ends_it(script):
+    connection = Connection.to(script.network, script.address, "client", "server")
+    script.play(b"HTTP/1.1 200 OK\r\n\r\nuntil the end", ending="fin")
+    script.until(lambda: connection.eof, "the end")
+    http = h11.Connection(h11.CLIENT)
+    http.send(h11.Request(method="GET", target="/", headers=[("Host", "server")]))
+    http.send(h11.EndOfMessage())
+
+    assert Reader(connection, http).read().body == b"until the end"
 
 
 @pytest.mark.parametrize("ending", ["fin", "reset"])
