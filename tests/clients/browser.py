@@ -143,5 +143,13 @@ def chromium(relay: Relay, profile: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.killpg(browser.pid, signal.SIGKILL)
-        browser.wait()
+        end(browser, profile)
+
+
+def end(browser: subprocess.Popen[bytes], profile: Path) -> None:
+    """Kill it, and remove the folder of its socket, which lies outside of the profile."""
+    os.killpg(browser.pid, signal.SIGKILL)
+    browser.wait()
+    socket = profile / "SingletonSocket"
+    if socket.is_symlink():
+        shutil.rmtree(socket.readlink().parent)

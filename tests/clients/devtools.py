@@ -9,14 +9,13 @@ import base64
 import itertools
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .browser import FLAGS, require_chromium
+from .browser import FLAGS, end, require_chromium
 
 CHILD_READS, CHILD_WRITES = 3, 4  # the descriptors on which Chromium expects the pipes
 
@@ -124,5 +123,4 @@ def tab(profile: Path) -> Iterator[Tab]:
         with os.fdopen(ours_out, "wb") as to, os.fdopen(ours_in, "rb") as back:
             yield Tab(to, back)
     finally:
-        os.killpg(browser.pid, signal.SIGKILL)
-        browser.wait()
+        end(browser, profile)

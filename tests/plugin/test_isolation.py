@@ -165,4 +165,5 @@ def test_the_harness_cannot_be_looked_into(bench: Bench):
     run.send_signal(signal.SIGKILL)
     run.wait()
 
+    until(bench.nothing_is_left, "everything that was started is gone")
     assert owner == 0, "what may not be dumped belongs to root"
