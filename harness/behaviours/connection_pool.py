@@ -6,6 +6,7 @@ leaves in which moment. What must never happen (a connection too many, two reque
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ COMMAND = 80
 IDLE = 30
 LATE = 50  # by which a timer may be late on a busy machine
 GENEROUS = 500  # for what merely has to happen: only a program that is wrong takes so long
+TRIES = 20  # of what a busy machine may spoil
 IMPATIENT = {"POOL_MAX": 1, "ACQUIRE_TIMEOUT_MS": ACQUIRE}
 SHORT = {"POOL_MAX": 1, "COMMAND_TIMEOUT_MS": COMMAND, "CONNECT_TIMEOUT_MS": COMMAND}
 EXPIRING = {"IDLE_TIMEOUT_MS": IDLE}
@@ -368,14 +370,23 @@ def test_long_use_not_cut(gateway: Gateway, redis: Redis) -> None:
 @incident("go-redis lends the connection that was used last; the other order, PoolFIFO, is off by default.")
 def test_shrinks_under_light_load(gateway: Gateway, redis: Redis) -> None:
     """After a burst, light traffic keeps few connections alive, and the others expire."""
-    gateway.works_in_full()
-    deadline = waiting.now() + GENEROUS / 1000
-    while len(redis.open_sessions) > 1 and waiting.now() < deadline:
+    for _ in range(TRIES):
+        gateway.works_in_full()
+        if _longest_round(gateway, redis) < IDLE / 1000:
+            break  # else a queue too would have shrunk: on a busy machine each of the four has to wait for long
+    gateway.works()
+
+
+def _longest_round(gateway: Gateway, redis: Redis) -> float:
+    """Send one request a moment until one connection is left; the longest that POOL_MAX of them took, in seconds."""
+    times = [waiting.now()]
+    while len(redis.open_sessions) > 1 and times[-1] < times[0] + GENEROUS / 1000:
         gateway.works()
-        waiting.elapse(gateway.solution, 1)  # all four in turn stay far below IDLE, so a queue never shrinks
+        waiting.elapse(gateway.solution, 1)
+        times.append(waiting.now())
     left = len(redis.open_sessions)
     assert left <= 1, f"one request at a time needs one connection, and {left} are kept for {GENEROUS} ms"
-    gateway.works()
+    return max((end - begin for begin, end in zip(times, times[gateway.most :], strict=False)), default=math.inf)
 
 
 @behaviour(stage=2, hidden=True, points=3, settings=ONE, source=REDIS_PY, needs="sequential_reuse")
