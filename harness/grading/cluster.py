@@ -10,6 +10,7 @@ up. After the first death it is run alone in its process, so that its neighbours
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -31,8 +32,8 @@ from harness.verdicts import Lacking, Unusable
 
 try:
     from distributed import Client, KilledWorker, get_client, get_worker
-    from distributed.comm.addressing import get_address_host, parse_address
-    from distributed.comm.registry import get_backend
+    from distributed.comm.addressing import get_address_host
+    from distributed.comm.core import connect
 except ModuleNotFoundError:
     raise Lacking(
         "--dask needs the package distributed, which is not installed: pip install 'backend-katas[grade]'"
@@ -40,6 +41,12 @@ except ModuleNotFoundError:
 
 PATIENCE = 10  # seconds to connect in, and between looks at whether there are workers
 GONE = "what was graded is kept, so mend that and go on with --resume"
+
+
+async def _answered(address: str) -> None:
+    """Exchange greetings; a client would wait for ever if the other end is no scheduler and says nothing."""
+    comm = await asyncio.wait_for(connect(address, timeout=PATIENCE), PATIENCE + 5)
+    comm.abort()
 
 
 class Cluster:
@@ -52,9 +59,9 @@ class Cluster:
         self._ended = threading.Event()
         self._futures: set[Any] = set()
         try:
-            get_backend(parse_address(address)[0])  # a client of nonsense is never quite gone
+            asyncio.run(_answered(address))  # a client of nonsense is never quite gone
             self._client = Client(address, timeout=PATIENCE, set_as_default=False)
-        except (OSError, ValueError, TypeError, ImportError) as error:
+        except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise Unusable(
                 f"no Dask scheduler answers at {address} ({why}); start one with `dask scheduler`, or mend the address"

@@ -199,17 +199,21 @@ def test_an_interrupt_calls_the_cluster_off(classroom, before_hello, processes, 
 
 
 def test_a_cluster_that_is_none_is_one_sentence(classroom, processes):
+    """No workers, an address where nobody speaks, one where nobody listens, one of no kind."""
     classroom.hand_in("alice")
-    nobody = classroom.grade("--dask", processes.address)
-    nonsense = classroom.grade("--dask", "nonsense://")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    silent = classroom.grade("--dask", f"tcp://127.0.0.1:{port}")
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as gone:
+        closed, mute = (f"tcp://127.0.0.1:{each.getsockname()[1]}" for each in (gone, silent))
+        gone.close()
+        addresses = (processes.address, mute, closed, "nonsense://")
+        gradings = [classroom.start("--dask", address) for address in addresses]  # side by side: they wait for long
+        errors = [grading.communicate(timeout=PATIENCE)[1] for grading in gradings]
 
-    assert nobody.err.startswith(f"kata: there are no workers at {processes.address}; start some with `dask worker")
-    for ended in (nobody, nonsense, silent):
-        assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
-    assert "no Dask scheduler answers at" in silent.err
+    assert [(grading.returncode, error.count("\n")) for grading, error in zip(gradings, errors, strict=True)] == [
+        (2, 1)
+    ] * 4, errors
+    assert errors[0].startswith(f"kata: there are no workers at {processes.address}; start some with `dask worker")
+    for address, error in zip(addresses[1:], errors[1:], strict=True):
+        assert error.startswith(f"kata: no Dask scheduler answers at {address} (")
     assert not (classroom.out / "results").exists(), "nothing was begun"
 
 

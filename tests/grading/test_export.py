@@ -39,14 +39,14 @@ def unpacked(data, folder):
     return folder
 
 
-@pytest.fixture(params=KATAS)
-def exported(request, tmp_path):
-    """A kata, and its starter repository with all that is packed in it unpacked beside it."""
-    folder = tmp_path / "repository"
-    assert main(["export", request.param, "--to", str(folder)]) == 0
-    for number, wheel in enumerate(folder.rglob("*.whl")):
-        unpacked(wheel.read_bytes(), tmp_path / f"wheel-{number}")
-    return katas.shipped(request.param), tmp_path
+@pytest.fixture(scope="module", params=KATAS)
+def exported(request, tmp_path_factory):
+    """A kata, and its starter repository with all that is packed in it unpacked beside it; nobody changes it."""
+    place = tmp_path_factory.mktemp("exported")
+    assert main(["export", request.param, "--to", str(place / "repository")]) == 0
+    for number, wheel in enumerate(place.rglob("*.whl")):
+        unpacked(wheel.read_bytes(), place / f"wheel-{number}")
+    return katas.shipped(request.param), place
 
 
 def test_nothing_hidden_is_in_it(exported):

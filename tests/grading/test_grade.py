@@ -1,6 +1,7 @@
 """`kata grade` and its companions as a teacher uses them, on a small kata of the tests' own."""
 
 import json
+import shutil
 import signal
 
 import jsonschema
@@ -9,19 +10,28 @@ import pytest
 from harness.grading import model
 
 from .archives import PROGRAM, zipped
+from .classroom import Classroom
 
 PATIENCE = 300.0  # seconds; a test that gets here has failed
 WRONG = ('"WELCOME "', '"HELLO "')
 
 
-@pytest.fixture
-def graded(classroom):
-    """A class of four: right, wrong, no program, and an archive."""
+@pytest.fixture(scope="module")
+def graded(kit, tmp_path_factory):
+    """A class of four: right, wrong, no program, and an archive; nobody changes it."""
+    classroom = Classroom(kit, tmp_path_factory.mktemp("graded") / "classroom")
     classroom.hand_in("alice")
     classroom.hand_in("bob", classroom.program.replace(*WRONG))
     zipped(("main.py", PROGRAM))(classroom.submissions / "carol.zip")
     zipped(("door/solution.py", classroom.program.encode()))(classroom.submissions / "dan.zip")
     classroom.ended = classroom.grade("--seed", "5", "--reveal", "none")
+    return classroom
+
+
+@pytest.fixture
+def begun(graded, classroom):
+    """A copy of that class, to be changed."""
+    shutil.copytree(graded.folder, classroom.folder, dirs_exist_ok=True)
     return classroom
 
 
@@ -92,29 +102,29 @@ def test_results_are_never_written_over_by_accident(graded):
     assert again.err == f"kata: {graded.out} holds results already; go on with --resume, or name another folder\n"
 
 
-def test_going_on_grades_what_is_missing_or_has_changed(graded):
-    before = {name: graded.result(name) for name in ("alice", "bob", "dan")}
-    (graded.out / "results" / "dan.json").unlink()
-    (graded.submissions / "bob" / "solution.py").write_text(graded.program)
-    graded.hand_in("eve")
+def test_going_on_grades_what_is_missing_or_has_changed(begun):
+    before = {name: begun.result(name) for name in ("alice", "bob", "dan")}
+    (begun.out / "results" / "dan.json").unlink()
+    (begun.submissions / "bob" / "solution.py").write_text(begun.program)
+    begun.hand_in("eve")
 
-    ended = graded.grade("--resume")
+    ended = begun.grade("--resume")
 
-    assert graded.result("alice") == before["alice"]
+    assert begun.result("alice") == before["alice"]
     assert "alice: 3 of 3 points (as before)" in ended.out
-    assert graded.result("bob")["score"] == graded.result("dan")["score"] == graded.result("eve")["score"] == 3
-    assert {graded.result(name)["seed"] for name in ("bob", "dan", "eve")} == {5}, "as it began, so it goes on"
+    assert begun.result("bob")["score"] == begun.result("dan")["score"] == begun.result("eve")["score"] == 3
+    assert {begun.result(name)["seed"] for name in ("bob", "dan", "eve")} == {5}, "as it began, so it goes on"
 
 
-def test_going_on_does_not_believe_a_forged_result(graded):
-    bob = graded.out / "results" / "bob.json"
+def test_going_on_does_not_believe_a_forged_result(begun):
+    bob = begun.out / "results" / "bob.json"
     bob.write_text(bob.read_text().replace('"score": 0', '"score": 3'))
 
-    ended = graded.grade("--resume")
+    ended = begun.grade("--resume")
 
-    assert (graded.result("bob")["status"], graded.result("bob")["score"]) == ("tampered", None)
+    assert (begun.result("bob")["status"], begun.result("bob")["score"]) == ("tampered", None)
     assert "bob: tampered: a file stood at bob.json before it was written" in ended.out
-    assert graded.kit.kata("verify", str(graded.out)).status == 0
+    assert begun.kit.kata("verify", str(begun.out)).status == 0
 
 
 def test_an_interrupt_loses_nothing_and_leaves_nothing(classroom):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -47,8 +47,7 @@ class Source:
             for alias in node.names
         }
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Attribute):
-                owner = ast.unparse(node.value)
+            if isinstance(node, ast.Attribute) and (owner := dotted(node.value)):
                 yield node.lineno, f"{aliases.get(owner, owner)}.{node.attr}"
 
     def literals(self) -> Iterator[tuple[int, str]]:
@@ -70,15 +69,24 @@ class Source:
                 yield node
 
 
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` as it is written, "" for anything but names and their attributes."""
+    if isinstance(node, ast.Attribute):
+        owner = dotted(node.value)
+        return f"{owner}.{node.attr}" if owner else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@cache
+def read(path: Path) -> Source:
+    return Source(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
+
+
 def python_files(*folders: str, but: Iterable[str] = ()) -> list[Source]:
     """The Python files below the folders, except those below the folders `but`."""
-    paths = (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
-    named = ((path.relative_to(ROOT).as_posix(), path) for path in paths)
-    return [
-        Source(name, path.read_text(encoding="utf-8"))
-        for name, path in named
-        if not name.startswith(tuple(f"{folder}/" for folder in but))
-    ]
+    sources = (read(path) for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
+    left_out = tuple(f"{folder}/" for folder in but)
+    return [source for source in sources if not source.path.startswith(left_out)]
 
 
 def is_below(name: str, *packages: str) -> bool:
