@@ -11,9 +11,9 @@ The docstring is the promise: it is what the learner reads, and it stands once.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 NO_SETTINGS: Mapping[str, object] = {}
 STAGES = {1: "basics", 2: "edges", 3: "concurrency", 4: "faults", 5: "scale"}
@@ -55,6 +55,31 @@ class Behaviour:
     environment: Mapping[str, str] = field(default_factory=dict)
     hints: tuple[str, ...] = ()
     incident: str = ""  # where real systems broke this promise
+
+
+class Hideable(Protocol):
+    """A behaviour, or what became of one."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    @property
+    def hidden(self) -> bool: ...
+
+
+def tried_last(behaviours: Iterable[Hideable]) -> set[str]:
+    """The ids of the hidden ones and of what needs one; `behaviours` come after what they need.
+
+    A program that may not be trusted meets these last: what it has seen of them it can't tell in a public one.
+    """
+    last: set[str] = set()
+    for each in behaviours:
+        if each.hidden or last.intersection(each.needs):
+            last.add(each.id)
+    return last
 
 
 def behaviour(

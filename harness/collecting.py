@@ -19,7 +19,7 @@ import pytest
 
 from harness import kata as katas
 from harness import progress, subjects
-from harness.behaviour import Behaviour
+from harness.behaviour import Behaviour, tried_last
 from harness.kata import Kata
 from harness.subjects import Mutant, Subject
 from harness.verdicts import Lacking, Unusable, Verdict, verdict_of
@@ -79,7 +79,11 @@ class SolutionFile(KataModule):
             pytest.skip(str(problem), allow_module_level=True)
         except Unusable as problem:
             raise self.CollectError(str(problem)) from None
-        return items
+        return items if self.config.getoption("isolation") is None else self._hidden_last(items)
+
+    def _hidden_last(self, items: list[pytest.Item | pytest.Collector]) -> list[pytest.Item | pytest.Collector]:
+        last = tried_last(declared(self.kata))
+        return sorted(items, key=lambda item: item.behaviour.id in last)  # type: ignore[union-attr]
 
     def _chosen(self, wanted: str | None) -> Subject:
         if not wanted:

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 
+from harness.behaviour import tried_last
 from harness.grading.model import Graded, Judged, total
 from harness.verdicts import Verdict
+
+UNTOLD = "it is tried after hidden behaviours, so what happened is not told"
 
 
 class Reveal(StrEnum):
@@ -28,9 +31,10 @@ def for_students(result: Graded, reveal: Reveal) -> Graded:
     hidden = [each for each in result.behaviours if each.hidden]
     if reveal is Reveal.STORIES or not hidden:
         return replace(result, signature={})
-    shown = [_without_names(each, hidden) if reveal is Reveal.NONE else each for each in result.behaviours]
+    last = tried_last(result.behaviours)
+    shown = [_untold(each) if each.id in last and not each.hidden else each for each in result.behaviours]
     if reveal is Reveal.NONE:
-        behaviours = [each for each in shown if not each.hidden] + [_counted(hidden)]
+        behaviours = [_without_names(each, hidden) for each in shown if not each.hidden] + [_counted(hidden)]
     else:
         behaviours = [VEILS[reveal](each) if each.hidden else each for each in shown]
     reason = result.reason if not any(each.id in result.reason for each in hidden) else "the kit failed"
@@ -71,10 +75,16 @@ def _told(each: Judged) -> Judged:
     return replace(_named(each), sentence=each.sentence, source=each.source, url=each.url, needs=each.needs)
 
 
+def _untold(each: Judged) -> Judged:
+    """A visible behaviour that needs a hidden one is tried after it: the program may tell there what it has seen."""
+    told = each.verdict in (Verdict.BLOCKED, Verdict.HOLDS)
+    return replace(each, message=each.message if told else UNTOLD, detail=(), output="", story=())
+
+
 def _without_names(each: Judged, hidden: list[Judged]) -> Judged:
     """A visible behaviour may need a hidden one, and would name it."""
     names = {other.id for other in hidden}
-    if each.hidden or not names & set(each.needs):
+    if not names & set(each.needs):
         return each
     message = "needs a hidden behaviour" if each.verdict is Verdict.BLOCKED else each.message
     return replace(each, needs=tuple(name for name in each.needs if name not in names), message=message)

@@ -167,7 +167,7 @@ VARIABLES = {
 ATTACKS: list[Attack | AttackOnGrading] = [
     *(AttackOnGrading(number, CONFINED) for number in (7, 9, 10)),  # at level 0, without root, it runs as the grader
     *(AttackOnGrading(number) for number in (8, 40, 41, 42, 43)),
-    *(AttackOnGrading(number, once=True) for number in (18, 22)),
+    *(AttackOnGrading(number, once=True) for number in (18, 21, 22, 38)),
     Attack(1, "exits with 0 when it is imported", "a01_exits_at_import", check=says("exited with status 0")),
     Attack(2, "kills itself in one behaviour", "a02_dies_in_the_middle", check=only_wildcards("broken", "SIGKILL")),
     Attack(3, "brings settings of pytest along", "a03_configuration_of_pytest", files=SETTINGS),
@@ -231,7 +231,5 @@ ATTACKS: list[Attack | AttackOnGrading] = [
 
 # What is held elsewhere than in isolation, and where: or is not held by a program at all.
 ELSEWHERE = {
-    21: "students read of hidden behaviours what `--reveal` allows, whatever a program provokes (tests/grading)",
     33: "not held: a real product in a language's clothes is for a reader to find; the folder is all that it can use",
-    38: "races are set by barriers, so what can break breaks; `--repeat N` asks for each N times (tests/grading)",
 }

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import archives
@@ -118,6 +119,102 @@ def replays_what_it_was_asked(classroom: Classroom) -> str:
     return f"it earned {score} points" if score else _unbelievable(classroom)
 
 
+GOSSIP = """
+import os, socketserver
+
+seen = []
+
+class Gossip(socketserver.StreamRequestHandler):
+    def handle(self):
+        for number, line in enumerate(self.rfile):
+            name = line.split()[-1].decode()
+            again = name in seen
+            seen.append(name)
+            print("asked for", seen, flush=True)
+            self.wfile.write(f"WELCOME {seen if again else name}\\n".encode())
+            if again:
+                raise RuntimeError(f"asked for {seen}")
+
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer((os.environ["HOST"], int(os.environ["PORT"])), Gossip).serve_forever()
+"""
+GREETS_AGAIN = '''
+
+@behaviour(stage=2, source=Source("README G1, the greeting"), needs="greets_by_name")
+def test_greets_again(visitor: Visitor) -> None:
+    """Who comes again is welcomed again."""
+    for _ in range(2):
+        visitor.say(f"HELLO {visitor.name}\\n")
+        assert visitor.hear() == f"WELCOME {visitor.name}"
+'''
+FOR_STUDENTS = ("html", "gradescope", "classroom50", "exercism", "prairielearn", "check50")
+
+
+def tells_what_it_was_asked(classroom: Classroom) -> str:
+    """21: remembers what hidden behaviours ask, and tells it in a public one: in answers, output and a traceback."""
+    classroom.hand_in("eve", GOSSIP)
+    hidden = {'needs="greets_by_name")': 'needs="greets_by_name", hidden=True)'}
+    with _changed(classroom, hidden, GREETS_AGAIN):
+        classroom.grade("--seed", "1")
+    verdicts = [classroom.verdicts("eve")[name] for name in ("greets_by_name", "lines_in_one_segment", "greets_again")]
+    if verdicts != ["holds", "holds", "broken"]:
+        return f"it is seen through, and so this attack is none: {verdicts}"
+    result = classroom.out / "results" / "eve.json"
+    asked = [f"{_name(1, 'lines_in_one_segment')}{number}" for number in range(3)]
+    for format in FOR_STUDENTS:
+        told = classroom.kit.kata("report", str(result), "--format", format, "--reveal", "sentences")
+        if told.status:
+            return f"{format} can't be written: {told.err}"
+        if any(name in told.out for name in asked):
+            return f"students read of it by {format}"
+    page = (classroom.out / "students" / "eve.html").read_text(encoding="utf-8")
+    if _name(1, "greets_again") not in page:
+        return "students read nothing at all, and so this attack is none"
+    return "students read of it on their page" if any(name in page for name in asked) else ""
+
+
+def is_right_now_and_then(classroom: Classroom) -> str:
+    """38: keeps a promise in one start of twenty, and is handed in until it is lucky."""
+    classroom.hand_in(
+        "eve",
+        """
+import os, random, socketserver
+
+lucky = random.random() < 0.05
+
+class Greeter(socketserver.StreamRequestHandler):
+    def handle(self):
+        for number, line in enumerate(self.rfile):
+            self.wfile.write((b"WELCOME " if lucky or not number else b"BEGONE ") + line.split()[-1] + b"\\n")
+
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer((os.environ["HOST"], int(os.environ["PORT"])), Greeter).serve_forever()
+""",
+    )
+    with _changed(classroom, {"stage=2": "stage=3"}):
+        classroom.grade("--repeat", "5")
+    verdicts = classroom.verdicts("eve")
+    if verdicts["greets_by_name"] != "holds":
+        return f"it keeps nothing, and so this attack is none: {verdicts}"
+    return "" if verdicts["lines_in_one_segment"] == "broken" else "it was lucky five times"
+
+
+@contextmanager
+def _changed(classroom: Classroom, words: dict[str, str], more: str = "") -> Iterator[None]:
+    """Another kata for a while."""
+    path = classroom.kit.root / "harness/behaviours/door.py"
+    honest = path.read_text(encoding="utf-8")
+    text = honest
+    for find, replace in words.items():
+        assert text.count(find) == 1, find
+        text = text.replace(find, replace)
+    path.write_text(text + more, encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(honest, encoding="utf-8")
+
+
 def hands_in_until_it_knows(classroom: Classroom) -> str:
     """22: learns from each attempt's result what was asked, and hands in the answers to just that."""
     seeds: list[int] = []
@@ -132,11 +229,14 @@ def hands_in_until_it_knows(classroom: Classroom) -> str:
     return "" if len(set(seeds)) == len(seeds) else f"the seeds were {seeds}"
 
 
+def _name(seed: int, behaviour: str) -> str:
+    """Who visits, in a run with that seed."""
+    return "".join(random.Random(f"{seed} test_{behaviour}").choices("abcdefghijklmnopqrstuvwxyz", k=8))
+
+
 def _replays(seed: int) -> str:
     """A program that knows the answers to what a run with that seed asks of the kata `door`."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    one = "".join(random.Random(f"{seed} test_greets_by_name").choices(letters, k=8))
-    three = "".join(random.Random(f"{seed} test_lines_in_one_segment").choices(letters, k=8))
+    one, three = _name(seed, "greets_by_name"), _name(seed, "lines_in_one_segment")
     known = [one, *(f"{three}{number}" for number in range(3))]
     return f"""
 import os, socketserver
@@ -266,7 +366,9 @@ ATTACKS: dict[int, Attack] = {
     9: closes_the_results,
     10: rewrites_the_result,
     18: replays_what_it_was_asked,
+    21: tells_what_it_was_asked,
     22: hands_in_until_it_knows,
+    38: is_right_now_and_then,
     40: brings_its_own_kit,
     41: edits_swaps_and_replays,
     42: packs_archives,

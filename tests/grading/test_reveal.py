@@ -58,6 +58,18 @@ def test_stories_tells_everything():
     assert seen(Reveal.STORIES)["secret_knock"] == JUDGED[2]
 
 
+@pytest.mark.parametrize("reveal", [each for each in Reveal if each is not Reveal.STORIES])
+def test_what_is_tried_after_a_hidden_one_is_not_told(reveal):
+    """By then the program knows what it was asked there."""
+    after = replace(JUDGED[1], id="opens_late", needs=("opens_twice",))
+    told = for_students(replace(RESULT, behaviours=(*JUDGED, after)), reveal).behaviours
+
+    (late,) = (each for each in told if each.id == "opens_late")
+    assert (late.verdict, late.earned) == (after.verdict, after.earned)
+    assert late.message.startswith("it is tried after hidden behaviours")
+    assert (late.detail, late.output, late.story) == ((), "", ())
+
+
 def test_a_reason_does_not_name_what_is_hidden():
     failed = replace(RESULT, reason="the kit failed at secret_knock: 4711")
 
