@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import os
 import re
 import tomllib
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ OPTIONAL = {
     "skeleton": str,
     "called": str,
     "listens": list,
+    "products": list,
 }
 TRANSPORTS = ("tcp", "udp")
 
@@ -56,6 +58,7 @@ class Kata:
     skeleton: str = ""
     called: str = "solution"  # what stories call the program
     listens: tuple[str, ...] = ("tcp",)  # the transports on which it is ready at HOST:PORT
+    products: tuple[str, ...] = ()  # programs that do this job: in isolation a submission finds none of them
 
     @property
     def folder(self) -> Path:
@@ -90,7 +93,7 @@ def read(path: Path) -> Kata:
     _check_fields(path, table)
     if "environment" in table:
         table["environment"] = {key: _setting(path, key, value) for key, value in table["environment"].items()}
-    for key in ("run", "build", "listens"):
+    for key in ("run", "build", "listens", "products"):
         if key in table:
             table[key] = tuple(table[key])
     return Kata(path=path, **table)
@@ -111,6 +114,8 @@ def _check_fields(path: Path, table: dict[str, Any]) -> None:
     for key in ("run", "build"):
         if key in table and not (table[key] and all(isinstance(word, str) and word for word in table[key])):
             raise Unusable(f'{path}: `{key}` must be a list of words, such as ["python", "solution.py"]')
+    if not all(isinstance(word, str) and word and os.sep not in word for word in table.get("products", [])):
+        raise Unusable(f'{path}: `products` must be a list of names of programs, such as ["nginx"]')
     if "listens" in table and not (table["listens"] and all(word in TRANSPORTS for word in table["listens"])):
         raise Unusable(f'{path}: `listens` must name "tcp", "udp" or both, such as ["udp", "tcp"]')
 

@@ -139,6 +139,7 @@ class Programs:
             self._built.add(folder)
             if self.isolation:
                 self.isolation.interpreter.provide(module.kata.extra)
+                self.isolation.forbid(module.kata.products)
             process.build(module.subject, self.scratch)
 
     def leave(self, module: KataModule) -> list[Tripwire]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.solution.isolation import LEVELS, probe
 
-from .catalogue import ATTACKS, ELSEWHERE, Attack, AttackOnGrading
+from .catalogue import ATTACKS, Attack, AttackOnGrading
 from .stage import ROOT
 
 TABLE = Path(__file__).parents[2] / "docs" / "attacks.md"
@@ -50,7 +50,7 @@ def tried(attack: Attack | AttackOnGrading, why_not: dict[int, str]) -> dict[int
 
 
 def row(number: int, what: str, *cells: str) -> str:
-    return f"| {number} | {what} | {' | '.join(cells if len(cells) > 1 else [''] * len(LEVELS))} |"
+    return f"| {number} | {what} | {' | '.join(cells)} |"
 
 
 def known_rows(wanted: list[int]) -> list[str]:
@@ -62,8 +62,7 @@ def known_rows(wanted: list[int]) -> list[str]:
 
 def main(wanted: list[int]) -> int:
     why_not = {level: probe.why_not(level) for level in LEVELS}
-    rows = [row(number, words, "") for number, words in ELSEWHERE.items()]
-    rows += known_rows([*wanted, *ELSEWHERE]) if wanted else []
+    rows = known_rows(wanted) if wanted else []
     failed = 0
     for attack in ATTACKS:
         if wanted and attack.number not in wanted:

@@ -210,6 +210,13 @@ ATTACKS: list[Attack | AttackOnGrading] = [
     Attack(
         32, "takes over a port of the harness", "a32_takes_over_a_port", kata="idempotency", only="create_charges_once"
     ),
+    Attack(
+        33,
+        "runs the real product that is installed (one that it brings along is for a reader to find)",
+        "a33_runs_the_product",
+        claims=CONFINED,
+        check=nothing_holds,
+    ),
     Attack(34, "asks another server", "a34_asks_somebody_else", claims=NETWORK, check=seen("tampering", "outside")),
     Attack(35, "knows the answers of another run", "a35_knows_the_answers", check=only_handshake_may_hold, once=True),
     *(
@@ -228,8 +235,3 @@ ATTACKS: list[Attack | AttackOnGrading] = [
     Attack(44, "hangs up at once", "a44_hangs_up_early", check=nothing_holds),
     Attack(45, "builds with malice", "a45_builds_with_malice", claims=CONFINED, build=True),
 ]
-
-# What is held elsewhere than in isolation, and where: or is not held by a program at all.
-ELSEWHERE = {
-    33: "not held: a real product in a language's clothes is for a reader to find; the folder is all that it can use",
-}

@@ -319,6 +319,7 @@ def test_two_katas_of_one_name_are_refused(bench: Bench):
         ({}, "name =", "is not valid TOML"),
         ({"titel": "x"}, "", "has an unknown field `titel`, did you mean `title`?"),
         ({"hours": 3}, "", "`hours` must be a str, not 3"),
+        ({"products": ["/usr/sbin/nginx"]}, "", '`products` must be a list of names of programs, such as ["nginx"]'),
         ({"hours": "a day"}, "", "`hours` must be a span such as \"2-4\", not 'a day'"),
         ({"grace_ms": True}, "", "`grace_ms` must be a int, not True"),
         ({"run": []}, "", "`run` must be a list of words"),

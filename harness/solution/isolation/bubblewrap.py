@@ -62,7 +62,7 @@ def _own(inside: Inside, descriptors: dict[str, int]) -> list[str]:
     for path in inside.readable:
         words += ["--ro-bind", path, path]
     for path in inside.hidden:
-        words += ["--tmpfs", path, "--remount-ro", path]
+        words += ["--tmpfs", path, "--remount-ro", path] if os.path.isdir(path) else ["--ro-bind", os.devnull, path]
     for path in inside.writable:
         words += ["--bind", path, path]
     return [*words, "--remount-ro", "/"]

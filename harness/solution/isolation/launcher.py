@@ -29,7 +29,7 @@ from harness.solution.isolation.limits import Folders, Watchdog
 
 TICK = 20  # milliseconds between two looks at the limits
 NICE, LAUNCHER_NICE = 10, -10  # a growing tree must not starve who looks after it
-MESSAGE = 1 << 16
+MESSAGE = 3 << 16  # bytes; a folder that is taken apart has many names
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 BWRAP = "/usr/bin/bwrap"
 Order = dict[str, Any]  # see `Isolation.start` in sandbox.py

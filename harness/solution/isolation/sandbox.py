@@ -26,7 +26,7 @@ from harness import kata as katas
 from harness.solution import guard
 from harness.solution.forks import Forked
 from harness.solution.isolation import interpreter, limits, namespaces, places
-from harness.solution.isolation.interpreter import Interpreter
+from harness.solution.isolation.interpreter import SYSTEM_PATH, Interpreter
 from harness.solution.isolation.launcher import BWRAP, MESSAGE
 from harness.solution.isolation.staging import Staging
 from harness.solution.kernel import ProcessTree
@@ -77,6 +77,7 @@ class Isolation:
         self.findings = Findings(level)
         self._launcher: subprocess.Popen[bytes] | None = None
         self._spared: set[int] = set()
+        self._forbidden: set[Path] = set()
         self.claim: socket.socket | None = None  # holds the user id for as long as it is open
         self.uid, self.gid = os.geteuid(), os.getegid()
         if self.uid == 0:
@@ -165,6 +166,11 @@ class Isolation:
             for name in (*folders, *files):
                 os.chown(os.path.join(path, name), self.uid, self.gid, follow_symlinks=False)
 
+    def forbid(self, programs: Collection[str]) -> None:
+        """Let no submission find programs that would do its work, if they are installed here."""
+        found = [shutil.which(name, path=SYSTEM_PATH) for name in programs]
+        self._forbidden |= {path for name in found if name for path in (Path(name), Path(os.path.realpath(name)))}
+
     def start(
         self,
         words: list[str],
@@ -210,8 +216,9 @@ class Isolation:
         return [*system, *map(Path, (*places.SETTINGS, *places.USERS, *places.KERNEL)), *own]
 
     def _hidden(self) -> list[Path]:
-        """The kit, and the packages that are installed beside it."""
-        return [path for path in {katas.HOME, Path(sys.prefix)} if path != interpreter.BASE] + self.interpreter.hidden()
+        """The kit, the packages that are installed beside it, and what is forbidden."""
+        kit = {katas.HOME, Path(sys.prefix)} - {interpreter.BASE}
+        return [*kit, *self.interpreter.hidden(), *self._forbidden]
 
     def run_to_end(
         self, words: list[str], folder: Path, environment: dict[str, str], log: Path, seconds: int
