@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from harness.results import Result
 from harness.verdicts import Verdict
 
 NAME = ".progress.json"
+FEW = 8  # names that are told of many
 
 
 def path_for(folder: Path) -> Path:
@@ -51,12 +53,17 @@ def compare(results: list[Result]) -> list[str]:
     holds = Verdict.HOLDS.value
     gained = [name for name in after if after[name] == holds and before.get(name, holds) != holds]
     lost = [name for name in after if after[name] != holds and before.get(name) == holds]
-    lines = []
-    if gained:
-        lines.append(f" new since the last run: {', '.join(gained)}")
-    if lost:
-        lines.append(f" lost since the last run: {', '.join(lost)}")
-    return lines
+    waiting = [name for name in lost if after[name] == Verdict.BLOCKED.value]
+    lines = _changes("new", gained) + _changes("lost", [name for name in lost if name not in waiting])
+    return [*lines, f"   {len(waiting)} that held wait for others"] if waiting else lines
+
+
+def _changes(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    shown = names if len(names) <= FEW + 1 else [*names[:FEW], f"{len(names) - FEW} more"]
+    told = f"{what} since the last run: {', '.join(shown)}"
+    return textwrap.wrap(told, 78, initial_indent=" ", subsequent_indent="   ")
 
 
 def verdicts(folder: Path, kata: str) -> dict[str, str]:

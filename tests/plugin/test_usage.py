@@ -220,6 +220,17 @@ def test_what_changed_is_told_at_the_next_run(bench: Bench):
     assert "lost since the last run: hushed" in bench.pytest("katas/bell").text
 
 
+def test_what_only_waits_for_others_is_lost_as_a_number(bench: Bench):
+    bench.kata()
+    bench.pytest("katas/bell")
+
+    bench.kata(BELL.replace("dong ", "ding "))
+    told = bench.pytest("katas/bell").text
+
+    assert "lost since the last run: answers\n" in told
+    assert "that held wait for others\n" in told
+
+
 @pytest.mark.parametrize("subject", ["other", "other/solution.py"])
 def test_another_program_is_judged_and_leaves_the_learners_progress_alone(bench: Bench, subject: str):
     bench.kata()
