@@ -164,7 +164,8 @@ def _wait(scene: Scene, happened: Callable[[], T], owed: str, patience: Patience
                 effort.renew()
                 patience.progress()
         else:
-            effort.check(owed, look.busy_because)
+            if pause == LONGEST_PAUSE:  # before that it can't have worked for long, and a look at it has its price
+                effort.check(owed, look.busy_because)
             scene.turn(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
 

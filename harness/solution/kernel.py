@@ -281,7 +281,8 @@ def _numbers(folder: str) -> list[int]:
 def _kin(pid: int) -> tuple[int, int] | None:
     """The parent and the session of a process."""
     try:
-        fields = (PROC / str(pid) / "stat").read_bytes().rpartition(b") ")[2].split()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:
+            fields = stat.read().rpartition(b") ")[2].split()
     except GONE:
         return None
     return int(fields[1]), int(fields[3])
