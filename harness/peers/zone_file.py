@@ -55,7 +55,7 @@ class ZoneFile:
         self.records: list[ZoneRecord] = []
         self._names: dict[str, str] = {}
         self.fill()
-        self.path = solution.folder / "zone"
+        self.path = solution.folder / "state" / "zone"  # where it may be read in isolation
         self.path.write_text("".join(f"{record}\n" for record in self.records), encoding="ascii")
 
     def environment(self) -> dict[str, str]:

@@ -35,6 +35,7 @@ def test_no_descriptor_is_inherited(facts: Facts):
 
 def test_the_environment_is_a_short_list(facts: Facts):
     allowed = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "VIRTUAL_ENV", "HOME", "TMPDIR", "STATE_DIR", "PWD"}
+    allowed |= {"LD_LIBRARY_PATH"}  # of the interpreter, where it is shown at another place
     python = {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
     assert set(facts["environment"]) <= allowed | python | {"BACKEND_KATAS_RUN"}
 

@@ -49,7 +49,10 @@ class Interpreter:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"VIRTUAL_ENV": str(self.folder), "PATH": f"{self.folder / 'bin'}:{SYSTEM_PATH}"}
+        found = {"VIRTUAL_ENV": str(self.folder), "PATH": f"{self.folder / 'bin'}:{SYSTEM_PATH}"}
+        if self.base != BASE:  # or its libpython would be looked for where it is not shown, and another one found
+            found["LD_LIBRARY_PATH"] = str(self.base / "lib")
+        return found
 
     def hidden(self) -> list[Path]:
         """What lies in the interpreter's own folders, and is no part of it."""

@@ -169,7 +169,7 @@ class Isolation:
     def forbid(self, programs: Collection[str]) -> None:
         """Let no submission find programs that would do its work, if they are installed here."""
         found = [shutil.which(name, path=SYSTEM_PATH) for name in programs]
-        self._forbidden |= {path for name in found if name for path in (Path(name), Path(os.path.realpath(name)))}
+        self._forbidden |= {Path(os.path.realpath(path)) for path in found if path}  # links then lead nowhere
 
     def start(
         self,
