@@ -95,8 +95,10 @@ async def serve(handle: Callable[[Wire], Awaitable[None]], host: str, port: int,
         except Exception:
             traceback.print_exc()  # a bug costs its own connection only
         finally:
-            del wires[wire]
             writer.close()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({lost})  # until all is sent: the end of the process would cut it off
+            del wires[wire]
 
     server = await asyncio.start_server(accept, host, port, backlog=512)
     await stopping.wait()
