@@ -40,6 +40,15 @@ def test_the_reference_holds(name):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", KATAS)
+def test_the_reference_holds_in_isolation(name):
+    """At the best level of this machine; what the kata's peers hand to a program may be read there."""
+    words = ("--subject=reference", "--isolation=best", "-q", "-p", "no:cacheprovider")
+    run = ran("pytest", str(katas.shipped(name).path), *words)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", KATAS)
 def test_each_behaviour_catches_a_mistake(name):
     wanted = one_for_each_behaviour(name)
     run = ran("pytest", *wanted, "--subject=mutants", "-q", "--story=none", "-p", "no:cacheprovider")

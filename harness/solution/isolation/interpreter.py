@@ -5,6 +5,7 @@ The kit's own environment must not be seen: behaviours and references lie in it,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -78,7 +79,7 @@ class Interpreter:
 
 
 def _closure(name: str, extra: str = "") -> Iterator[str]:
-    """The installed distributions that `name` needs, with the packages of one extra; without it, its plain needs."""
+    """The distributions that `name` needs, as far as they are installed, with the packages of one extra."""
     seen, waiting = {name}, [(name, extra)]
     while waiting:
         current, wanted = waiting.pop()
@@ -89,5 +90,7 @@ def _closure(name: str, extra: str = "") -> Iterator[str]:
             if not asked or (current == KIT and plain) or need.name in seen:
                 continue
             seen.add(need.name)
-            waiting.append((need.name, ""))
-            yield need.name
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                metadata.distribution(need.name)
+                waiting.append((need.name, ""))
+                yield need.name
