@@ -20,7 +20,7 @@ from harness.verdicts import Unusable
 NULLS = Path(__file__).parent / "nulls"
 ORACLES = katas.HOME / "tests" / "oracles"
 SOLUTIONS = katas.HOME / "tests" / "solutions"
-TOLD = ("KATA", "NEEDS", "PACKAGE", "DEVIATIONS")
+TOLD = ("KATA", "NEEDS", "PACKAGE", "DEVIATIONS", "UNSTEADY")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Oracle:
     """A launcher of a real server, and what its file says of it.
 
     `KATA` names the kata, `NEEDS` the command, or the module of this environment, and `PACKAGE` what brings it;
-    `DEVIATIONS` says of each behaviour that need not hold why that is justified.
+    `DEVIATIONS` says of each behaviour that need not hold why that is justified, and `UNSTEADY` names those of them
+    that are not seen in every run.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Oracle:
     needs: str = ""
     package: str = ""
     deviations: dict[str, str] = field(default_factory=dict)
+    unsteady: tuple[str, ...] = ()
 
     @property
     def missing(self) -> str:

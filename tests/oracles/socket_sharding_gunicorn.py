@@ -37,6 +37,8 @@ DEVIATIONS = {
     "sigterm_finishes": "workers close their sockets when they have finished, so until then clients wait in vain",
     "sigterm_serves_the_queue": "the queues are reset with the sockets",
 }
+# At times the arbiter takes notice of SIGHUP only after the workers were looked at.
+UNSTEADY = ("a_bad_release_changes_nothing",)
 
 SETTINGS = {name: int(os.environ[name]) for name in ("WORKERS", "BACKLOG", "WORKER_CONNECTIONS")}
 UPSTREAM = os.environ["UPSTREAM_URL"]
