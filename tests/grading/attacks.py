@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from . import archives
@@ -153,8 +152,7 @@ FOR_STUDENTS = ("html", "gradescope", "classroom50", "exercism", "prairielearn",
 def tells_what_it_was_asked(classroom: Classroom) -> str:
     """21: remembers what hidden behaviours ask, and tells it in a public one: in answers, output and a traceback."""
     classroom.hand_in("eve", GOSSIP)
-    hidden = {'needs="greets_by_name")': 'needs="greets_by_name", hidden=True)'}
-    with _changed(classroom, hidden, GREETS_AGAIN):
+    with classroom.changed('needs="greets_by_name")', 'needs="greets_by_name", hidden=True)', GREETS_AGAIN):
         classroom.grade("--seed", "1")
     verdicts = [classroom.verdicts("eve")[name] for name in ("greets_by_name", "lines_in_one_segment", "greets_again")]
     if verdicts != ["holds", "holds", "broken"]:
@@ -191,28 +189,12 @@ socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer((os.environ["HOST"], int(os.environ["PORT"])), Greeter).serve_forever()
 """,
     )
-    with _changed(classroom, {"stage=2": "stage=3"}):
+    with classroom.changed("stage=2", "stage=3"):
         classroom.grade("--repeat", "5")
     verdicts = classroom.verdicts("eve")
     if verdicts["greets_by_name"] != "holds":
         return f"it keeps nothing, and so this attack is none: {verdicts}"
     return "" if verdicts["lines_in_one_segment"] == "broken" else "it was lucky five times"
-
-
-@contextmanager
-def _changed(classroom: Classroom, words: dict[str, str], more: str = "") -> Iterator[None]:
-    """Another kata for a while."""
-    path = classroom.kit.root / "harness/behaviours/door.py"
-    honest = path.read_text(encoding="utf-8")
-    text = honest
-    for find, replace in words.items():
-        assert text.count(find) == 1, find
-        text = text.replace(find, replace)
-    path.write_text(text + more, encoding="utf-8")
-    try:
-        yield
-    finally:
-        path.write_text(honest, encoding="utf-8")
 
 
 def hands_in_until_it_knows(classroom: Classroom) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from commands.conftest import Clone, Ended
 
 REFERENCE = "reference/door/solution.py"
+BEHAVIOURS = "harness/behaviours/door.py"
 
 
 class Classroom:
@@ -38,6 +41,18 @@ class Classroom:
     def hand_in_with(self, student: str, mischief: str) -> Path:
         """A correct solution that does something else first."""
         return self.hand_in(student, f"{mischief}\n{self.program}")
+
+    @contextmanager
+    def changed(self, find: str, replace: str, more: str = "") -> Iterator[None]:
+        """Another kata for a while: words of its behaviours that stand there once, replaced, and `more` below them."""
+        path = self.kit.root / BEHAVIOURS
+        honest = path.read_text(encoding="utf-8")
+        assert honest.count(find) == 1, find
+        path.write_text(honest.replace(find, replace) + more, encoding="utf-8")
+        try:
+            yield
+        finally:
+            path.write_text(honest, encoding="utf-8")
 
     def words(self, *more: str | Path) -> list[str]:
         words = ["grade", "door", self.submissions, "--out", self.out, *self.always, *more]

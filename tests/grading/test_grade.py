@@ -153,17 +153,12 @@ POISON = """import os
     visitor.say(f"HELLO {visitor.name}\\n")"""
 
 
-def test_a_submission_that_workers_die_of_is_given_up_and_costs_nobody_else(kit, classroom):
+def test_a_submission_that_workers_die_of_is_given_up_and_costs_nobody_else(classroom):
     """Here the kit dies whenever it meets a certain word; that is no zero, and no loss for others."""
-    path = kit.root / "harness/behaviours/door.py"
-    honest = path.read_text()
-    path.write_text(honest.replace('visitor.say(f"HELLO {visitor.name}\\n")', POISON))
-    try:
+    with classroom.changed('visitor.say(f"HELLO {visitor.name}\\n")', POISON):
         classroom.hand_in_with("eve", "# poison")
         classroom.hand_in("zoe")
         ended = classroom.grade()
-    finally:
-        path.write_text(honest)
 
     eve = classroom.result("eve")
     assert (eve["status"], eve["score"]) == ("not gradable", None)
@@ -172,15 +167,10 @@ def test_a_submission_that_workers_die_of_is_given_up_and_costs_nobody_else(kit,
     assert ended.status == 1
 
 
-def test_races_are_tried_as_often_as_is_asked(kit, classroom):
-    path = kit.root / "harness/behaviours/door.py"
-    honest = path.read_text()
-    path.write_text(honest.replace("stage=2", "stage=3"))
-    try:
+def test_races_are_tried_as_often_as_is_asked(classroom):
+    with classroom.changed("stage=2", "stage=3"):
         classroom.hand_in("alice")
         classroom.grade("--repeat", "3")
-    finally:
-        path.write_text(honest)
 
     assert {each["id"]: each["runs"] for each in classroom.result("alice")["behaviours"]} == {
         "greets_by_name": 1,
@@ -189,15 +179,10 @@ def test_races_are_tried_as_often_as_is_asked(kit, classroom):
     assert classroom.result("alice")["repeat"] == 3
 
 
-def test_a_fault_of_the_kit_is_no_zero(kit, classroom):
-    path = kit.root / "harness/behaviours/door.py"
-    honest = path.read_text()
-    path.write_text(honest.replace('visitor.say(f"HELLO {visitor.name}\\n")', "raise RuntimeError('of the kit')"))
-    try:
+def test_a_fault_of_the_kit_is_no_zero(classroom):
+    with classroom.changed('visitor.say(f"HELLO {visitor.name}\\n")', "raise RuntimeError('of the kit')"):
         classroom.hand_in("alice")
         ended = classroom.grade()
-    finally:
-        path.write_text(honest)
 
     alice = classroom.result("alice")
     assert (alice["status"], alice["score"]) == ("not gradable", None)
