@@ -5,7 +5,6 @@ The kit's own environment must not be seen: behaviours and references lie in it,
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -90,7 +89,6 @@ def _closure(name: str, extra: str = "") -> Iterator[str]:
             if not asked or (current == KIT and plain) or need.name in seen:
                 continue
             seen.add(need.name)
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                metadata.distribution(need.name)
+            if any(metadata.distributions(name=need.name)):
                 waiting.append((need.name, ""))
                 yield need.name
